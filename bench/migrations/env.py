@@ -1,0 +1,3 @@
+from foundation.store.environment import run
+
+run()

@@ -1,0 +1,217 @@
+"""The plugin's side of the contract, without a server: messages in, messages out, `Failure` for what fails."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from google.protobuf.message import Message
+
+from tieline.common.v1 import diagnostic_pb2
+from tieline.plugin.v1 import instance_pb2, manifest_pb2, plugin_pb2, transform_pb2
+from tieline.sdk._convert.events import clean, to_drafts, to_failure, to_input
+from tieline.sdk._convert.instances import Instances
+from tieline.sdk.core import (
+    ChecksHealth,
+    Configures,
+    Diagnostic,
+    Event,
+    Failure,
+    FailureKind,
+    Health,
+    Instance,
+    InvalidInput,
+    Skip,
+    Transforms,
+)
+from tieline.sdk.document import DocumentError
+
+log = logging.getLogger("tieline")
+
+Answer = Callable[[Any], Awaitable[Message]]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    request: type[Message]
+    answer: Answer
+
+
+class Service:
+    """What every plugin answers, around the few things that one plugin does."""
+
+    def __init__(
+        self, plugin: Transforms, manifest: manifest_pb2.Manifest, proof: bytes, stop: Callable[[float], None]
+    ) -> None:
+        self._plugin = plugin
+        self._described = plugin_pb2.DescribeResponse(
+            manifest=manifest, launch_proof=proof, sdk=f"tieline-python {version('tieline')}"
+        )
+        self._stop = stop
+        self._instances = Instances()
+
+    def methods(self) -> dict[str, Method]:
+        """What is not in here answers UNIMPLEMENTED by itself."""
+        return {
+            "Describe": Method(plugin_pb2.DescribeRequest, self.describe),
+            "Initialize": Method(instance_pb2.InitializeRequest, self.initialize),
+            "Authenticate": Method(instance_pb2.AuthenticateRequest, self.authenticate),
+            "TransformData": Method(transform_pb2.TransformDataRequest, self.transform_data),
+            "HealthCheck": Method(instance_pb2.HealthCheckRequest, self.health_check),
+            "Release": Method(instance_pb2.ReleaseRequest, self.release),
+            "Shutdown": Method(plugin_pb2.ShutdownRequest, self.shutdown),
+        }
+
+    async def describe(self, _: plugin_pb2.DescribeRequest) -> plugin_pb2.DescribeResponse:
+        return self._described
+
+    async def initialize(self, request: instance_pb2.InitializeRequest) -> instance_pb2.InitializeResponse:
+        settings = _settings(request.settings)
+        diagnostics: list[Diagnostic] = []
+        if isinstance(self._plugin, Configures):
+            diagnostics = list(self._plugin.configure(settings))
+        refused = any(item.severity is Diagnostic.Severity.ERROR for item in diagnostics)
+        if not request.validate_only:
+            if refused:
+                raise Failure(
+                    FailureKind.INVALID_CONFIG,
+                    "SETTINGS_REFUSED",
+                    next(item.summary for item in diagnostics if item.severity is Diagnostic.Severity.ERROR),
+                    diagnostics=diagnostics,
+                )
+            self._instances.put(
+                Instance(
+                    id=request.instance_id,
+                    revision=request.config_revision,
+                    settings=settings,
+                    account_keys=tuple(request.account_keys),
+                    flags=frozenset(request.flags),
+                )
+            )
+        return instance_pb2.InitializeResponse(diagnostics=map(to_diagnostic, diagnostics))
+
+    async def authenticate(
+        self, request: instance_pb2.AuthenticateRequest
+    ) -> instance_pb2.AuthenticateResponse:
+        answer = self._instances.authenticate(request)
+        if request.probe:
+            unasked = Failure(FailureKind.UNSUPPORTED, "NO_PROBE", "this plugin cannot ask its provider")
+            answer.probe.failure.CopyFrom(to_failure(unasked))
+        return answer
+
+    async def transform_data(
+        self, request: transform_pb2.TransformDataRequest
+    ) -> transform_pb2.TransformDataResponse:
+        answer = transform_pb2.TransformDataResponse()
+        for group in request.groups:
+            answer.results.append(self._transform_group(group))
+            # Between two groups others have their turn: a health check, a cancelled call.
+            await asyncio.sleep(0)
+        return answer
+
+    async def health_check(
+        self, request: instance_pb2.HealthCheckRequest
+    ) -> instance_pb2.HealthCheckResponse:
+        instance = self._instances.get(request.context)
+        found: Iterable[Health] = ()
+        if isinstance(self._plugin, ChecksHealth):
+            found = await self._plugin.health(instance)
+        return _health(found)
+
+    async def release(self, request: instance_pb2.ReleaseRequest) -> instance_pb2.ReleaseResponse:
+        self._instances.forget(request.instance_id)
+        return instance_pb2.ReleaseResponse()
+
+    async def shutdown(self, request: plugin_pb2.ShutdownRequest) -> plugin_pb2.ShutdownResponse:
+        grace = request.grace.ToTimedelta().total_seconds() if request.HasField("grace") else 20.0
+        self._stop(grace)
+        return plugin_pb2.ShutdownResponse()
+
+    def _transform_group(self, group: transform_pb2.TransformGroup) -> transform_pb2.TransformGroupResult:
+        result = transform_pb2.TransformGroupResult(instance_id=group.context.instance_id)
+        try:
+            instance = self._instances.get(group.context)
+        except Failure as failure:
+            result.failure.CopyFrom(to_failure(failure))
+            return result
+        for item in group.inputs:
+            result.outcomes.append(self._transform(instance, item))
+        return result
+
+    def _transform(
+        self, instance: Instance, item: transform_pb2.TransformInput
+    ) -> transform_pb2.TransformOutcome:
+        """One input is one border: whatever it does to the plugin, its neighbours do not notice."""
+        outcome = transform_pb2.TransformOutcome(input_id=item.input_id)
+        try:
+            made = self._plugin.transform(instance, to_input(item))
+            if isinstance(made, Skip):
+                outcome.skipped.reason = made.reason
+            else:
+                outcome.events.CopyFrom(to_drafts([made] if isinstance(made, Event) else made))
+        except Failure as failure:
+            outcome.failure.CopyFrom(to_failure(failure))
+        except DocumentError as error:
+            outcome.failure.CopyFrom(to_failure(InvalidInput(str(error))))
+        except Exception as error:  # the border of one input; the log has the rest
+            log.exception("an input could not be transformed")
+            defect = Failure(FailureKind.INTERNAL, "DEFECT", f"the plugin raised {type(error).__name__}")
+            outcome.failure.CopyFrom(to_failure(defect))
+        return outcome
+
+
+def launch_proof(nonce: bytes, address: str) -> bytes:
+    """Shows that we are the process that was started; nothing where nobody asked for a proof."""
+    return hmac.digest(nonce, address.encode(), hashlib.sha256) if nonce else b""
+
+
+def to_diagnostic(item: Diagnostic) -> diagnostic_pb2.Diagnostic:
+    kind = diagnostic_pb2.Diagnostic
+    return kind(
+        severity=kind.Severity.Value(f"SEVERITY_{item.severity.name}"),
+        pointer=item.pointer,
+        summary=clean(item.summary, 256),
+        detail=clean(item.detail, 1024),
+    )
+
+
+def _settings(raw: bytes) -> dict[str, Any]:
+    try:
+        settings = json.loads(raw or b"{}")
+    except (ValueError, RecursionError):
+        settings = None
+    if not isinstance(settings, dict):
+        raise Failure(FailureKind.INVALID_CONFIG, "SETTINGS_NOT_JSON", "the settings are not a JSON object")
+    return settings
+
+
+def _health(found: Iterable[Health]) -> instance_pb2.HealthCheckResponse:
+    kind = instance_pb2.HealthCheckResponse
+    answer = kind(state=kind.STATE_OK)
+    for item in found:
+        state = kind.State.Value(f"STATE_{item.state.name}")
+        finding = kind.Finding(name=item.name, state=state)
+        if item.failure is not None:
+            finding.failure.CopyFrom(to_failure(item.failure))
+        answer.findings.append(finding)
+        answer.state = max(answer.state, state)
+    return answer
+
+
+def refusal(failure: Failure) -> list[Message]:
+    """What goes into the details of a call that fails as a whole, together below 4 KiB."""
+    details: list[Message] = [to_failure(failure)]
+    room = 3000 - details[0].ByteSize()
+    for item in map(to_diagnostic, failure.diagnostics):
+        room -= item.ByteSize()
+        if room < 0:
+            break
+        details.append(item)
+    return details

@@ -1,0 +1,283 @@
+"""A plugin's world as plain values. What each means is said in the contract, at the field of the same name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum, auto
+from types import MappingProxyType
+from typing import Any, Protocol, runtime_checkable
+
+from tieline.sdk.document import Document, DocumentError
+
+
+def _nothing() -> Mapping[Any, Any]:
+    return MappingProxyType({})
+
+
+class Category(Enum):
+    DELIVERY = auto()
+    SYSTEM = auto()
+    SECURITY = auto()
+    WORK = auto()
+    CONVERSATION = auto()
+
+
+class Severity(Enum):
+    DEBUG = auto()
+    INFO = auto()
+    WARNING = auto()
+    ERROR = auto()
+    CRITICAL = auto()
+
+
+class Part(Enum):
+    SUBJECT = auto()
+    ACTOR = auto()
+    CONTEXT = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """Something in the world that an event is about; what joins events of different providers."""
+
+    kind: str
+    id: str
+    title: str = ""
+    url: str = ""
+    part: Part = Part.CONTEXT
+
+    def subject(self) -> Entity:
+        return Entity(self.kind, self.id, self.title, self.url, Part.SUBJECT)
+
+    def actor(self) -> Entity:
+        return Entity(self.kind, self.id, self.title, self.url, Part.ACTOR)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Something a person can look at. What is not https is left out when it is sent."""
+
+    kind: str
+    url: str
+    description: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=_nothing)
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    class Kind(Enum):
+        RESOURCE_ID = auto()
+        TEMPORAL = auto()
+        METADATA = auto()
+
+    kind: Kind
+    value: str
+    confidence: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """The event changed something, so it may explain a later failure."""
+
+    class Kind(Enum):
+        COMMIT = auto()
+        MERGE = auto()
+        DEPLOYMENT = auto()
+        RELEASE = auto()
+        CONFIGURATION = auto()
+        FEATURE_FLAG = auto()
+
+    kind: Kind
+    began_at: datetime | None = None
+    ended_at: datetime | None = None
+    paths: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failing:
+    """Something does not work, or (with `recovered`) works again."""
+
+    key: str
+    recovered: bool = False
+    onset_at: datetime | None = None
+    frames: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectVersion:
+    kind: str
+    id: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One event as its plugin tells it; the platform stamps the rest."""
+
+    type: str
+    title: str
+    external_key: str
+    category: Category
+    severity: Severity | None = None
+    ordering_key: str = ""
+    occurred_at: datetime | None = None
+    entities: Sequence[Entity] = ()
+    evidence: Sequence[Evidence] = ()
+    hints: Sequence[Hint] = ()
+    attributes: Mapping[str, Any] = field(default_factory=_nothing)
+    change: Change | None = None
+    failing: Failing | None = None
+    object: ObjectVersion | None = None
+    origin_operation_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """The input says nothing worth an event. The reason is in capitals: PING, BOT_EDIT."""
+
+    reason: str
+
+
+Transformed = Skip | Event | Iterable[Event]
+
+
+class FailureKind(Enum):
+    TRANSIENT = auto()
+    RATE_LIMITED = auto()
+    AUTH_FAILED = auto()
+    PERMISSION_DENIED = auto()
+    INVALID_CONFIG = auto()
+    INVALID_INPUT = auto()
+    NOT_FOUND = auto()
+    CONFLICT = auto()
+    CURSOR_INVALID = auto()
+    UNSUPPORTED = auto()
+    INTERNAL = auto()
+    NOT_PREPARED = auto()
+
+
+class Failure(Exception):  # noqa: N818 - the contract's word
+    """What went wrong, in the one vocabulary. The message is for people: no secret, no payload."""
+
+    def __init__(
+        self,
+        kind: FailureKind,
+        reason: str,
+        message: str = "",
+        *,
+        diagnostics: Sequence[Diagnostic] = (),
+    ) -> None:
+        super().__init__(f"{kind.name} {reason}: {message}")
+        self.kind = kind
+        self.reason = reason
+        self.message = message
+        self.diagnostics = diagnostics
+
+
+class InvalidInput(Failure):
+    """This input can never work. It becomes a dead letter, alone."""
+
+    def __init__(self, message: str, reason: str = "MALFORMED") -> None:
+        super().__init__(FailureKind.INVALID_INPUT, reason, message)
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One thing to know about settings; `pointer` is a JSON pointer into them."""
+
+    class Severity(Enum):
+        ERROR = auto()
+        WARNING = auto()
+        INFO = auto()
+
+    summary: str
+    pointer: str = ""
+    detail: str = ""
+    severity: Severity = Severity.ERROR
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credential:
+    """One version of what fills one entry of a slot. Its fields are kept out of every representation."""
+
+    slot: str
+    entry: str
+    version: int
+    fields: Mapping[str, bytes] = field(repr=False)
+    attributes: Mapping[str, str] = field(default_factory=_nothing)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """One configured use of the plugin: its settings, and the credentials it was given."""
+
+    id: str
+    revision: int
+    settings: Mapping[str, Any]
+    account_keys: Sequence[str] = ()
+    flags: frozenset[str] = frozenset()
+    credentials: Mapping[tuple[str, str], Credential] = field(default_factory=_nothing, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """One delivery or record, with the bytes as the provider sent them."""
+
+    id: str
+    payload: bytes
+    webhook: str = ""
+    stream: str = ""
+    document: bytes = b""
+    content_type: str = ""
+    headers: Mapping[str, bytes] = field(default_factory=_nothing)
+    event_type: str = ""
+    key: str = ""
+    version: str = ""
+    received_at: datetime | None = None
+
+    def json(self) -> Document:
+        """The document; what is not a JSON object is an InvalidInput, whatever else it may be."""
+        try:
+            return Document.parse(self.document or self.payload)
+        except DocumentError as error:
+            raise InvalidInput(str(error), "NOT_JSON") from None
+
+    def header(self, name: str) -> str:
+        return bytes(self.headers.get(name, b"")).decode(errors="replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What was found when an instance was looked at."""
+
+    class State(Enum):
+        OK = auto()
+        DEGRADED = auto()
+        FAILED = auto()
+
+    name: str
+    state: State = State.OK
+    failure: Failure | None = None
+
+
+@runtime_checkable
+class Transforms(Protocol):
+    """Turns what arrives into events: a pure function, so that tomorrow gives what today gave."""
+
+    def transform(self, instance: Instance, delivery: Input, /) -> Transformed: ...
+
+
+@runtime_checkable
+class Configures(Protocol):
+    """Looks at settings that are valid by schema. Never asks the provider."""
+
+    def configure(self, settings: Mapping[str, Any], /) -> Sequence[Diagnostic]: ...
+
+
+@runtime_checkable
+class ChecksHealth(Protocol):
+    """Looks whether an instance can do its work: asks the provider, cheaply."""
+
+    async def health(self, instance: Instance, /) -> Sequence[Health]: ...

@@ -1,0 +1,3 @@
+from services.credentials.main import main
+
+main()

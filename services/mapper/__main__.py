@@ -1,0 +1,3 @@
+from services.mapper.main import main
+
+main()

@@ -1,0 +1,43 @@
+"""InboxService on the wire."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from foundation.errors import Code, Problem
+from services.mapper.inbox import Inbox
+from services.mapper.store.inbox import PressureStore
+from tieline.common.v1.delivery_pb2 import Priority
+from tieline.mapper.v1 import inbox_pb2
+from tieline.mapper.v1.inbox_pb2_grpc import InboxServiceServicer
+
+MOST = 1000
+HOLD_BULK = 50_000
+"""With so many waiting in all, history can wait at its source."""
+
+
+class InboxServicer(InboxServiceServicer):
+    def __init__(self, inbox: Inbox, pressure: PressureStore, accepted: asyncio.Event) -> None:
+        self._inbox = inbox
+        self._pressure = pressure
+        self._accepted = accepted
+
+    async def AcceptDeliveries(  # noqa: N802  the contract's name
+        self, request: inbox_pb2.AcceptDeliveriesRequest, _: Any
+    ) -> inbox_pb2.AcceptDeliveriesResponse:
+        if len(request.deliveries) > MOST:
+            raise Problem(Code.INVALID_ARGUMENT, field="deliveries", why=f"more than {MOST} in one call")
+        outcomes = await self._inbox.accept(request.deliveries)
+        self._accepted.set()
+        return inbox_pb2.AcceptDeliveriesResponse(outcomes=outcomes)
+
+    async def GetInboxPressure(  # noqa: N802
+        self, _: inbox_pb2.GetInboxPressureRequest, __: Any
+    ) -> inbox_pb2.GetInboxPressureResponse:
+        response = inbox_pb2.GetInboxPressureResponse()
+        for priority, waiting, oldest in await self._pressure.waiting():
+            lane = response.lanes.add(priority=Priority.ValueType(priority), waiting=waiting)
+            lane.oldest.FromNanoseconds(int(oldest * 1e9))
+        response.hold_bulk = sum(lane.waiting for lane in response.lanes) > HOLD_BULK
+        return response

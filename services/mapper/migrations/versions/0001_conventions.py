@@ -1,0 +1,10 @@
+"""How the mapper schema tells tenants apart; its tables come later."""
+
+from foundation.store.tenancy import lay_conventions
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade() -> None:
+    lay_conventions()

@@ -1,0 +1,5 @@
+from tieline.sdk import serve
+
+from .github import GitHub
+
+serve(GitHub())

@@ -1,0 +1,48 @@
+"""The plugin host: every plugin that was found, each as a process of its own. It knows no tenants."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from types import MappingProxyType
+
+import structlog
+
+from foundation.process.restart import RestartPolicy
+from services.registry.manifests import Discovery
+from services.registry.plugin_process import PluginProcess
+from services.registry.socket_room import SocketRoom
+from tieline.plugin.v1.manifest_pb2 import Manifest
+
+log = structlog.get_logger(__name__)
+
+
+class Host:
+    def __init__(self, discovery: Discovery, processes: Mapping[str, PluginProcess]) -> None:
+        self.discovery = discovery
+        self.processes = processes
+
+    def manifest(self, plugin: str) -> Manifest | None:
+        process = self.processes.get(plugin)
+        return process.manifest if process else None
+
+
+@asynccontextmanager
+async def open_host(
+    discovery: Discovery, room: SocketRoom, policy: RestartPolicy | None = None
+) -> AsyncIterator[Host]:
+    """Start them all side by side and wait for none: a slow or broken one is its own connections' trouble."""
+    for problem in discovery.problems:
+        log.error("a plugin's manifest is refused", why=problem.sentence)
+    processes = {
+        found.name: PluginProcess(found, room, policy)
+        for found in discovery.plugins
+        if found.manifest.status != Manifest.STATUS_INACTIVE
+    }
+    for process in processes.values():
+        process.start()
+    try:
+        yield Host(discovery, MappingProxyType(processes))
+    finally:
+        await asyncio.gather(*(process.aclose() for process in processes.values()))

@@ -1,0 +1,117 @@
+"""The registry: opened here in the order in which it depends on things, closed in reverse.
+
+    ConnectionService ── rows ─▶ applier ── Initialize ─┐
+    EndpointService ◀── picture ◀── rows                ▼
+    BrokerService ──────────────────▶ broker ──▶ plugin processes ◀── host
+
+The API is closed first; then what is being applied is left for the next start; the plugins end last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from foundation.clock import SystemClock
+from foundation.identity import TokenVerifier
+from foundation.identity.keys import RemoteKeys
+from foundation.identity.session import Session, read_token
+from foundation.rpc import RpcServer, connect, serving
+from foundation.settings import run
+from foundation.store.opening import check_schema, open_store
+from foundation.store.schemas import REGISTRY
+from foundation.telemetry import Check, Readiness, configure_logs
+from services.registry.applying import Applier
+from services.registry.broker import Broker
+from services.registry.broker_servicer import BrokerServicer
+from services.registry.catalogue_servicer import CatalogueServicer
+from services.registry.connection_servicer import ConnectionServicer
+from services.registry.connections import ConnectionBook
+from services.registry.endpoint_servicer import EndpointServicer
+from services.registry.grants import VaultGrants
+from services.registry.host import open_host
+from services.registry.manifests import BUILT_IN, discover
+from services.registry.picture import Picture
+from services.registry.settings import RegistrySettings
+from services.registry.socket_room import socket_room
+from services.registry.suspending import Suspender
+from tieline.registry.v1.broker_pb2_grpc import add_BrokerServiceServicer_to_server
+from tieline.registry.v1.catalogue_pb2_grpc import add_CatalogueServiceServicer_to_server
+from tieline.registry.v1.connections_pb2_grpc import add_ConnectionServiceServicer_to_server
+from tieline.registry.v1.endpoints_pb2_grpc import add_EndpointServiceServicer_to_server
+
+
+async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
+    configure_logs("registry", settings.log_level, settings.log_format)
+    clock = SystemClock()
+    async with AsyncExitStack() as stack:
+        open_ = stack.enter_async_context
+        own = await open_(open_store(settings.database_url, REGISTRY))
+        worker = await open_(open_store(settings.worker_database_url, REGISTRY))
+        credentials = await open_(connect(str(settings.credentials)))
+        keys = await open_(RemoteKeys(credentials))
+        session = Session(credentials, read_token(settings.token_file), clock)
+        vault = await open_(connect(str(settings.credentials), session.token))
+
+        room = stack.enter_context(socket_room())
+        host = await open_(open_host(discover([BUILT_IN, *map(Path, settings.plugins)]), room))
+        picture = await open_(Picture(worker))
+        broker = Broker(host, picture)
+        applier = await open_(Applier(worker, host, broker, picture, clock))
+        await open_(Suspender(vault, worker, picture, clock))
+        book = ConnectionBook(
+            own=own,
+            host=host,
+            broker=broker,
+            picture=picture,
+            applier=applier,
+            grants=VaultGrants(vault),
+            clock=clock,
+        )
+        api = Api(
+            CatalogueServicer(host),  # type: ignore[abstract]  # see Api
+            ConnectionServicer(book, settings.public_url),  # type: ignore[abstract]
+            EndpointServicer(picture, host),
+            BrokerServicer(broker),  # type: ignore[abstract]
+        )
+        checks: dict[str, Check] = {
+            "postgres": partial(check_schema, own),
+            "postgres (worker)": partial(check_schema, worker),
+            "credentials": keys.check,
+            "connections": picture.check,
+        }
+        await open_(
+            serving(
+                "registry",
+                settings,
+                readiness=Readiness(checks),
+                authenticator=TokenVerifier(keys, clock),
+                add_servicers=api.add_to,
+            )
+        )
+        await stop.wait()
+        # Watchers wait for changes for ever; without this word the drain would wait for them.
+        picture.stop_watching()
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """What answers requests; methods that are not served yet are answered by the generated base classes."""
+
+    catalogue: CatalogueServicer
+    connections: ConnectionServicer
+    endpoints: EndpointServicer
+    broker: BrokerServicer
+
+    def add_to(self, server: RpcServer) -> None:
+        server.add(add_CatalogueServiceServicer_to_server, self.catalogue)
+        server.add(add_ConnectionServiceServicer_to_server, self.connections)
+        server.add(add_EndpointServiceServicer_to_server, self.endpoints)
+        server.add(add_BrokerServiceServicer_to_server, self.broker)
+
+
+def main() -> None:
+    run("registry", RegistrySettings, serve)

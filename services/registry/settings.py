@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from foundation.settings import Address, PostgresUrl
+from foundation.settings.common import RpcSettings
+
+
+class RegistrySettings(RpcSettings, frozen=True, kw_only=True):
+    listen: Annotated[Address, Meta(description="Where the gRPC API is served.")] = Address("127.0.0.1", 7412)
+    http: Annotated[Address, Meta(description="Where /healthz, /readyz and /metrics are served.")] = Address(
+        "127.0.0.1", 7422
+    )
+    credentials: Annotated[Address, Meta(description="The credentials service's gRPC API.")] = Address(
+        "127.0.0.1", 7411
+    )
+    database_url: Annotated[
+        PostgresUrl, Meta(description="PostgreSQL, as the role `tieline_registry_service`: `postgresql://…`.")
+    ]
+    worker_database_url: Annotated[
+        PostgresUrl,
+        Meta(
+            description="PostgreSQL, as the role `tieline_registry_worker`, which sees every tenant's connections."
+        ),
+    ]
+    token_file: Annotated[
+        str,
+        Meta(description="File with the API token of `services/registry`, readable by nobody else."),
+    ]
+    public_url: Annotated[
+        str,
+        Meta(description="Where providers reach the gateway; the URLs of webhooks begin with it."),
+    ] = "http://127.0.0.1:8080"
+    plugins: Annotated[
+        tuple[str, ...],
+        Meta(description="Directories in which plugins are looked for, beside those that come with Tieline."),
+    ] = ()

@@ -1,0 +1,127 @@
+"""What somebody wants of a connection, held against the manifest: every fault with its place, before anything is kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema_rs
+
+from foundation.errors import Code, Problem
+from foundation.identity.names import parse, tenant_of
+from tieline.plugin.v1.manifest_pb2 import CredentialSlot, Manifest
+from tieline.registry.v1.connections_pb2 import Connection, SlotBinding
+
+SETTINGS_BYTES = 256 * 1024
+FAULTS_TOLD = 5
+# Part of the contract, and of no effect yet: taking them would be a promise.
+_NOT_YET = ("version_range", "streams", "app", "account_keys", "rate_limit", "resync_policy", "isolation")
+
+
+def settable(given: Connection) -> Connection:
+    """The part of it that a caller may write; what only the platform says is left out, as the contract has it."""
+    filled = {field.name for field, _ in given.ListFields()}
+    for name in _NOT_YET:
+        if name in filled:
+            raise _bad(f"connection.{name}", "this version does not serve it yet")
+    return Connection(
+        title=given.title,
+        plugin=given.plugin,
+        settings=_canonical(given.settings),
+        credentials=given.credentials,
+        webhooks=given.webhooks,
+        labels=given.labels,
+    )
+
+
+def check(wanted: Connection, manifest: Manifest, tenant: str) -> None:
+    """Raise the problem that names what cannot be; return if all of it fits."""
+    if len(wanted.labels) > 32:
+        raise _bad("connection.labels", "there are more than 32")
+    faults = list(_faults(wanted.settings, manifest.settings_schema))
+    if faults:
+        raise _bad("connection.settings", "; ".join(faults[:FAULTS_TOLD]))
+    known = {webhook.name for webhook in manifest.webhooks}
+    for index, name in enumerate(wanted.webhooks):
+        if name not in known:
+            raise _bad(f"connection.webhooks[{index}]", f"{manifest.name} has no webhook {name!r}")
+    _check_bindings(wanted, manifest, tenant)
+
+
+def webhooks_of(wanted: Connection, manifest: Manifest) -> list[str]:
+    """Those that were chosen, or all that have what they need."""
+    filled = {binding.slot for binding in wanted.credentials}
+    chosen = set(wanted.webhooks)
+    return [
+        webhook.name
+        for webhook in manifest.webhooks
+        if (webhook.name in chosen if chosen else _needs(webhook.slot or "webhook", manifest) <= filled)
+    ]
+
+
+def fields_of(slot: CredentialSlot) -> tuple[str, ...]:
+    """What a grant for the slot releases: what its preferred kind declares."""
+    return tuple(slot.choices[0].fields) if slot.choices else ()
+
+
+def slot_named(manifest: Manifest, name: str) -> CredentialSlot | None:
+    return next((slot for slot in manifest.credential_slots if slot.name == name), None)
+
+
+def _needs(slot: str, manifest: Manifest) -> set[str]:
+    return {slot} if slot_named(manifest, slot) else set()
+
+
+def _canonical(settings: bytes) -> bytes:
+    if len(settings) > SETTINGS_BYTES:
+        raise _bad("connection.settings", f"they are larger than {SETTINGS_BYTES} bytes")
+    try:
+        document: Any = json.loads(settings or b"{}")
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise _bad("connection.settings", "they are not a JSON object")
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _faults(settings: bytes, schema: bytes) -> Iterator[str]:
+    """By place; the values stay out of it, in case somebody put a secret where none belongs."""
+    validator = jsonschema_rs.validator_for(json.loads(schema or b"{}"), mask="the value")
+    for error in validator.iter_errors(json.loads(settings)):
+        place = "".join(f"/{part}" for part in error.instance_path)
+        yield f"{place or '/'}: {error.message}"
+
+
+def _check_bindings(wanted: Connection, manifest: Manifest, tenant: str) -> None:
+    filled: set[tuple[str, str]] = set()
+    for index, binding in enumerate(wanted.credentials):
+        _check_binding(binding, manifest, tenant, f"connection.credentials[{index}]")
+        if (binding.slot, binding.entry) in filled:
+            raise _bad(f"connection.credentials[{index}]", "this entry is filled twice")
+        filled.add((binding.slot, binding.entry))
+    for slot in manifest.credential_slots:
+        entries = sum(name == slot.name for name, _ in filled)
+        if entries < slot.min_entries:
+            raise _bad("connection.credentials", f"the slot {slot.name} needs a credential")
+        if entries > (slot.max_entries or 1):
+            raise _bad("connection.credentials", f"the slot {slot.name} takes {slot.max_entries or 1}")
+
+
+def _check_binding(binding: SlotBinding, manifest: Manifest, tenant: str, field: str) -> None:
+    slot = slot_named(manifest, binding.slot)
+    if slot is None:
+        raise _bad(f"{field}.slot", f"{manifest.name} has no slot {binding.slot!r}")
+    if CredentialSlot.USE_VERIFY not in slot.uses:
+        why = f"this version hands no credential to plugins yet, so {slot.name} must stay empty"
+        raise _bad(f"{field}.slot", why)
+    if (slot.max_entries > 1) != bool(binding.entry):
+        why = "its entries have names" if slot.max_entries > 1 else "it has one entry, without a name"
+        raise _bad(f"{field}.entry", why)
+    parse("tenants/*/credentials/*", binding.credential, f"{field}.credential")
+    if tenant_of(binding.credential) != tenant:
+        raise _bad(f"{field}.credential", "it belongs to another tenant")
+
+
+def _bad(field: str, why: str) -> Problem:
+    return Problem(Code.INVALID_ARGUMENT, field=field, why=why)

@@ -1,0 +1,199 @@
+"""The registry itself on a database of its own, with the vault's side of the contract played by the smallest servicer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from joserfc.jwk import OKPKey
+from opentelemetry import trace
+
+from foundation.clock import RandomIds, SystemClock
+from foundation.engines.testing import Served, fresh_database, served
+from foundation.errors import Code, Problem
+from foundation.identity import Kind, Principal, Role, TokenSigner, TokenVerifier
+from foundation.process.ports import Port
+from foundation.rpc import Connection, RpcServer, check_health, connect
+from foundation.rpc.call import caller
+from foundation.settings import Address, PostgresUrl
+from foundation.store.bootstrap import bootstrap, new_passwords
+from foundation.store.migrate import migrate
+from foundation.store.schemas import REGISTRY
+from foundation.store.url import DatabaseUrl
+from foundation.telemetry import Metrics
+from services.registry.main import serve
+from services.registry.settings import RegistrySettings
+from tieline.credentials.v1 import credentials_pb2 as vault_pb
+from tieline.credentials.v1 import credentials_pb2_grpc, tokens_pb2, tokens_pb2_grpc
+
+# ruff: noqa: N802  the contract's names
+
+PASSWORDS = new_passwords([REGISTRY])
+KEY = OKPKey.generate_key("Ed25519")
+
+ADMIN = Principal(Kind.USER, "users/ada", tenant_roles={"acme": frozenset({Role.TENANT_ADMIN})})
+VIEWER = Principal(Kind.USER, "users/eve", tenant_roles={"acme": frozenset({Role.VIEWER})})
+FOREIGN = Principal(Kind.USER, "users/mallory", tenant_roles={"other": frozenset({Role.TENANT_ADMIN})})
+OPERATOR = Principal(Kind.USER, "users/bob", tenant_roles={"acme": frozenset({Role.OPERATOR})})
+GATEWAY = Principal(Kind.SERVICE, "services/gateway", platform_roles=frozenset({Role.INGEST, Role.SERVICE}))
+OURSELVES = Principal(Kind.SERVICE, "services/registry", platform_roles=frozenset({Role.SERVICE}))
+MAPPER = Principal(Kind.SERVICE, "services/mapper", platform_roles=frozenset({Role.SERVICE}))
+
+
+class OneKey:
+    def key(self, kid: str) -> OKPKey | None:
+        return KEY if kid == KEY.thumbprint() else None
+
+
+def token_for(principal: Principal) -> str:
+    return TokenSigner(KEY, SystemClock()).sign(principal, timedelta(minutes=5))
+
+
+class Tokens(tokens_pb2_grpc.TokenServiceServicer):
+    async def ExchangeToken(self, _request: Any, _: Any) -> tokens_pb2.ExchangeTokenResponse:
+        answer = tokens_pb2.ExchangeTokenResponse(access_token=token_for(OURSELVES))
+        answer.expire_time.FromDatetime(SystemClock().now() + timedelta(minutes=5))
+        return answer
+
+    async def GetSigningKeys(self, _request: Any, _: Any) -> tokens_pb2.GetSigningKeysResponse:
+        jwks = json.dumps({"keys": [KEY.as_dict(private=False)]})
+        return tokens_pb2.GetSigningKeysResponse(jwks=jwks.encode())
+
+
+@dataclass
+class Vault(credentials_pb2_grpc.CredentialServiceServicer):
+    """Grants what is asked for, by the caller's right, for the credentials that there are."""
+
+    credentials: set[str] = field(default_factory=lambda: {"tenants/acme/credentials/hook"})
+    granted: dict[str, tuple[str, vault_pb.Grant]] = field(default_factory=dict)
+
+    told: vault_pb.WatchCredentialStatesResponse | None = None
+    turned: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def tell(self, **states: vault_pb.Credential.State.ValueType) -> None:
+        """Every credential of acme that a grant covers, and how it stands."""
+        self.told = vault_pb.WatchCredentialStatesResponse()
+        for name, state in states.items():
+            self.told.states.add(credential=f"tenants/acme/credentials/{name}", state=state)
+        self.turned.set()
+
+    async def WatchCredentialStates(
+        self, _: Any, __: Any
+    ) -> AsyncIterator[vault_pb.WatchCredentialStatesResponse]:
+        while True:
+            await self.turned.wait()
+            self.turned.clear()
+            if self.told is not None:
+                yield self.told
+
+    async def CreateGrant(self, request: vault_pb.CreateGrantRequest, _: Any) -> vault_pb.Grant:
+        if request.parent not in self.credentials:
+            raise Problem(Code.NOT_FOUND, what=f"credential {request.parent}")
+        self.granted[request.request_id] = (caller().name, request.grant)
+        return request.grant
+
+
+@dataclass
+class Running:
+    settings: RegistrySettings
+    vault: Vault
+    admin: DatabaseUrl
+    stopping: asyncio.Event
+
+    def as_(self, principal: Principal) -> AbstractAsyncContextManager[Connection]:
+        async def token() -> str:
+            return token_for(principal)
+
+        return connect(str(self.settings.listen), token)
+
+    async def sql(self, statement: str, *values: Any) -> list[asyncpg.Record]:
+        connection = await asyncpg.connect(self.admin.reveal())
+        try:
+            rows: list[asyncpg.Record] = await connection.fetch(statement, *values)
+            return rows
+        finally:
+            await connection.close()
+
+
+@pytest.fixture(scope="session")
+def engines() -> Iterator[Served]:
+    with served() as engines:
+        yield engines
+
+
+@pytest.fixture
+async def registry(engines: Served, tmp_path: Path) -> AsyncIterator[Running]:
+    async with prepared(engines, tmp_path) as running:
+        task = asyncio.create_task(serve(running.settings, running.stopping))
+        try:
+            await ready(running, task)
+            yield running
+        finally:
+            running.stopping.set()
+            await task
+
+
+@asynccontextmanager
+async def prepared(engines: Served, where: Path) -> AsyncIterator[Running]:
+    """All that a registry needs, without the registry."""
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(fresh_database(engines.postgres))
+        admin = DatabaseUrl.parse(database)
+        await bootstrap(admin, PASSWORDS, [REGISTRY])
+        await migrate(admin, [REGISTRY])
+        vault = Vault()  # type: ignore[abstract]  # it grants, and no more
+        address = await stack.enter_async_context(_vault(vault))
+        token = where / "token"
+        token.touch(0o600)
+        token.write_text("tl_registry\n")
+        http, grpc = stack.enter_context(Port()), stack.enter_context(Port())
+        settings = RegistrySettings(
+            listen=Address.parse(grpc.address),
+            http=Address.parse(http.address),
+            credentials=address,
+            database_url=PostgresUrl(admin.login(REGISTRY.service, PASSWORDS[REGISTRY.service]).reveal()),
+            worker_database_url=PostgresUrl(
+                admin.login(REGISTRY.worker, PASSWORDS[REGISTRY.worker]).reveal()
+            ),
+            token_file=str(token),
+            public_url="https://hooks.acme.example/",
+            plugins=(str(where / "plugins"),),
+            log_level="error",
+            drain_seconds=1.0,
+        )
+        yield Running(settings, vault, admin, asyncio.Event())
+
+
+async def ready(running: Running, task: asyncio.Task[None] | None = None) -> None:
+    async with asyncio.timeout(30), connect(str(running.settings.listen)) as channel:
+        while True:
+            if task is not None and task.done():
+                await task
+            try:
+                return await check_health(channel, "registry")
+            except Problem:
+                await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def _vault(vault: Vault) -> AsyncIterator[Address]:
+    server = RpcServer(
+        Address("127.0.0.1", 0),
+        authenticator=TokenVerifier(OneKey(), SystemClock()),
+        metrics=Metrics("vault"),
+        tracer=trace.NoOpTracer(),
+        ids=RandomIds(),
+        drain=0.1,
+    )
+    server.add(tokens_pb2_grpc.add_TokenServiceServicer_to_server, Tokens())  # type: ignore[abstract]
+    server.add(credentials_pb2_grpc.add_CredentialServiceServicer_to_server, vault)
+    async with server:
+        yield server.address
