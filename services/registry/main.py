@@ -24,20 +24,20 @@ from foundation.settings import run
 from foundation.store.opening import check_schema, open_store
 from foundation.store.schemas import REGISTRY
 from foundation.telemetry import Check, Readiness, configure_logs
-from services.registry.applying import Applier
-from services.registry.broker import Broker
-from services.registry.broker_servicer import BrokerServicer
-from services.registry.catalogue_servicer import CatalogueServicer
-from services.registry.connection_servicer import ConnectionServicer
-from services.registry.connections import ConnectionBook
-from services.registry.endpoint_servicer import EndpointServicer
-from services.registry.grants import VaultGrants
-from services.registry.host import open_host
-from services.registry.manifests import BUILT_IN, discover
-from services.registry.picture import Picture
+from services.registry.broker.broker import Broker
+from services.registry.broker.servicer import BrokerServicer
+from services.registry.catalogue.manifests import BUILT_IN, discover
+from services.registry.catalogue.servicer import CatalogueServicer
+from services.registry.connections.applying import Applier
+from services.registry.connections.book import ConnectionBook
+from services.registry.connections.endpoint_servicer import EndpointServicer
+from services.registry.connections.grants import VaultGrants
+from services.registry.connections.picture import Picture
+from services.registry.connections.servicer import ConnectionServicer
+from services.registry.connections.suspending import Suspender
+from services.registry.host.host import open_host
+from services.registry.host.socket_room import socket_room
 from services.registry.settings import RegistrySettings
-from services.registry.socket_room import socket_room
-from services.registry.suspending import Suspender
 from tieline.registry.v1.broker_pb2_grpc import add_BrokerServiceServicer_to_server
 from tieline.registry.v1.catalogue_pb2_grpc import add_CatalogueServiceServicer_to_server
 from tieline.registry.v1.connections_pb2_grpc import add_ConnectionServiceServicer_to_server

@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from foundation.process.restart import RestartPolicy
-from services.registry.host import Host, open_host
-from services.registry.manifests import discover
-from services.registry.serving import Served
-from services.registry.socket_room import socket_room
+from services.registry.broker.serving import Served
+from services.registry.catalogue.manifests import discover
+from services.registry.host.host import Host, open_host
+from services.registry.host.socket_room import socket_room
 from tieline.plugin.v1.transform_pb2 import TransformInput
 from tieline.registry.v1 import broker_pb2
 

@@ -16,9 +16,9 @@ import pytest
 
 from foundation.process.supervised import State
 from foundation.process.testing import alive, gone, until
-from services.registry.describing import difference
-from services.registry.plugin_process import PluginDown, PluginProcess
-from services.registry.socket_room import PREFIX, socket_room
+from services.registry.catalogue.describing import difference
+from services.registry.host.process import PluginDown, PluginProcess
+from services.registry.host.socket_room import PREFIX, socket_room
 from tests.services.registry.plugins import hosting, make_plugin
 from tieline.plugin.v1.manifest_pb2 import Manifest
 

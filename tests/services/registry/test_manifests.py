@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from services.registry.manifests import BUILT_IN, discover
-from services.registry.toml_lines import line_of
+from services.registry.catalogue.manifests import BUILT_IN, discover
+from services.registry.catalogue.toml_lines import line_of
 from tests.services.registry.plugins import MANIFEST, make_plugin
 
 GOOD = MANIFEST.format(name="one", top="", rest="")

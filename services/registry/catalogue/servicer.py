@@ -4,8 +4,8 @@ from foundation.errors import Code, Problem
 from foundation.identity.names import parse
 from foundation.rpc import paging
 from foundation.rpc.call import ServicerContext
-from services.registry.host import Host
-from services.registry.manifests import Found, Refused
+from services.registry.catalogue.manifests import Found, Refused
+from services.registry.host.host import Host
 from tieline.common.v1.diagnostic_pb2 import Diagnostic
 from tieline.plugin.v1.manifest_pb2 import Manifest
 from tieline.registry.v1 import catalogue_pb2 as pb

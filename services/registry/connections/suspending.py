@@ -21,9 +21,9 @@ from foundation.errors import Problem
 from foundation.rpc import follow
 from foundation.store.errors import StoreError
 from foundation.store.unit_of_work import Store
-from services.registry import store
-from services.registry.connection import Connection, State
-from services.registry.picture import Connections, Picture
+from services.registry.connections import store
+from services.registry.connections.connection import Connection, State
+from services.registry.connections.picture import Connections, Picture
 from tieline.common.v1.failure_pb2 import FAILURE_KIND_AUTH_FAILED, Failure
 from tieline.credentials.v1 import credentials_pb2_grpc
 from tieline.credentials.v1.credentials_pb2 import (

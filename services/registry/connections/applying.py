@@ -18,11 +18,11 @@ from foundation.clock.tasks import woken
 from foundation.errors import Problem
 from foundation.store.errors import StoreError
 from foundation.store.unit_of_work import Store
-from services.registry import store
-from services.registry.broker import Broker
-from services.registry.connection import Application, Connection
-from services.registry.host import Host
-from services.registry.picture import Picture
+from services.registry.broker.broker import Broker
+from services.registry.connections import store
+from services.registry.connections.connection import Application, Connection
+from services.registry.connections.picture import Picture
+from services.registry.host.host import Host
 from tieline.common.v1.failure_pb2 import Failure, FailureKind
 
 log = structlog.get_logger(__name__)

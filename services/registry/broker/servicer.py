@@ -3,7 +3,7 @@ from __future__ import annotations
 from foundation.errors import Code, Problem
 from foundation.rpc.call import ServicerContext
 from foundation.rpc.deadline import budget
-from services.registry.broker import TRANSFORM_SECONDS, Broker
+from services.registry.broker.broker import TRANSFORM_SECONDS, Broker
 from tieline.registry.v1 import broker_pb2 as pb
 from tieline.registry.v1 import broker_pb2_grpc
 

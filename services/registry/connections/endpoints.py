@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from services.registry.host import Host
-from services.registry.picture import Connections
+from services.registry.connections.picture import Connections
+from services.registry.host.host import Host
 from tieline.plugin.v1.webhook_pb2 import Webhook
 from tieline.registry.v1.endpoints_pb2 import Endpoint
 

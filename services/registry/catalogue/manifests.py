@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.registry.toml_lines import line_of
+from services.registry.catalogue.toml_lines import line_of
 from tieline.plugin.v1.manifest_pb2 import Manifest
 from tieline.sdk.manifest import ManifestError, read_manifest
 
-BUILT_IN = Path(__file__).resolve().parents[1] / "plugins"
+BUILT_IN = Path(__file__).resolve().parents[2] / "plugins"
 CONTRACT = 1
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{1,62}")

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from foundation.errors import Code, Problem
 from foundation.store.unit_of_work import Store
 from foundation.store.watched import Snapshot, Watched
-from services.registry import store
-from services.registry.connection import Connection
-from services.registry.serving import Served
+from services.registry.broker.serving import Served
+from services.registry.connections import store
+from services.registry.connections.connection import Connection
 
 LOOK_SECONDS = 1.0
 

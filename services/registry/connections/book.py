@@ -9,14 +9,14 @@ from foundation.clock import Clock
 from foundation.errors import Code, Problem
 from foundation.identity.names import new_id
 from foundation.store.unit_of_work import Store
-from services.registry import store
-from services.registry.applying import Applier
-from services.registry.broker import Broker
-from services.registry.connection import Application, Connection, State
-from services.registry.grants import Grants, Wish
-from services.registry.host import Host
-from services.registry.picture import Picture
-from services.registry.wanted import check, fields_of, settable, slot_named, webhooks_of
+from services.registry.broker.broker import Broker
+from services.registry.connections import store
+from services.registry.connections.applying import Applier
+from services.registry.connections.connection import Application, Connection, State
+from services.registry.connections.grants import Grants, Wish
+from services.registry.connections.picture import Picture
+from services.registry.connections.wanted import check, fields_of, settable, slot_named, webhooks_of
+from services.registry.host.host import Host
 from tieline.common.v1.failure_pb2 import FailureKind
 from tieline.plugin.v1.manifest_pb2 import Manifest
 from tieline.registry.v1 import connections_pb2 as pb

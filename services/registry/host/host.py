@@ -10,9 +10,9 @@ from types import MappingProxyType
 import structlog
 
 from foundation.process.restart import RestartPolicy
-from services.registry.manifests import Discovery
-from services.registry.plugin_process import PluginProcess
-from services.registry.socket_room import SocketRoom
+from services.registry.catalogue.manifests import Discovery
+from services.registry.host.process import PluginProcess
+from services.registry.host.socket_room import SocketRoom
 from tieline.plugin.v1.manifest_pb2 import Manifest
 
 log = structlog.get_logger(__name__)

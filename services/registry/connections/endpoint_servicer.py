@@ -3,9 +3,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 
 from foundation.rpc.call import ServicerContext
-from services.registry.endpoints import endpoints
-from services.registry.host import Host
-from services.registry.picture import Picture
+from services.registry.connections.endpoints import endpoints
+from services.registry.connections.picture import Picture
+from services.registry.host.host import Host
 from tieline.registry.v1 import endpoints_pb2 as pb
 from tieline.registry.v1 import endpoints_pb2_grpc
 

@@ -10,12 +10,12 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError
 from opentelemetry import propagate
 
-from services.registry import failures
-from services.registry.batches import Batch, Share, cut
-from services.registry.host import Host
-from services.registry.plugin_process import Launch, PluginDown, PluginProcess
-from services.registry.serving import Connections, Served
-from services.registry.verdicts import Declared, judged
+from services.registry.broker import failures
+from services.registry.broker.batches import Batch, Share, cut
+from services.registry.broker.serving import Connections, Served
+from services.registry.broker.verdicts import Declared, judged
+from services.registry.host.host import Host
+from services.registry.host.process import Launch, PluginDown, PluginProcess
 from tieline.common.v1.failure_pb2 import Failure, FailureKind
 from tieline.plugin.v1.instance_pb2 import InitializeRequest, InstanceContext
 from tieline.plugin.v1.transform_pb2 import (

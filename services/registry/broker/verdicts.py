@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from services.registry import failures
-from services.registry.batches import Share
+from services.registry.broker import failures
+from services.registry.broker.batches import Share
 from tieline.event.v1.content_pb2 import Severity
 from tieline.plugin.v1.manifest_pb2 import Manifest
 from tieline.plugin.v1.transform_pb2 import TransformGroupResult, TransformOutcome

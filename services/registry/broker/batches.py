@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from services.registry.serving import Served
+from services.registry.broker.serving import Served
 from tieline.plugin.v1.manifest_pb2 import Manifest
 from tieline.plugin.v1.transform_pb2 import TransformInput
 

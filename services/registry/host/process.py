@@ -27,9 +27,9 @@ from foundation.process.output import Line
 from foundation.process.restart import GiveUp, RestartPolicy, Restarts
 from foundation.process.supervised import Report, Rules, State, Supervised
 from foundation.rpc import options
-from services.registry.describing import difference
-from services.registry.manifests import Found
-from services.registry.socket_room import SocketRoom
+from services.registry.catalogue.describing import difference
+from services.registry.catalogue.manifests import Found
+from services.registry.host.socket_room import SocketRoom
 from tieline.plugin.v1 import plugin_pb2, plugin_pb2_grpc
 
 log = structlog.get_logger(__name__)

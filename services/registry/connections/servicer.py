@@ -7,8 +7,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from foundation.identity.names import parse, tenant_of
 from foundation.rpc import paging
 from foundation.rpc.call import ServicerContext, author
-from services.registry.connection import Connection
-from services.registry.connections import ConnectionBook
+from services.registry.connections.book import ConnectionBook
+from services.registry.connections.connection import Connection
 from tieline.registry.v1 import connections_pb2 as pb
 from tieline.registry.v1 import connections_pb2_grpc
 
