@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 from grpc import StatusCode
 from grpc.aio import AioRpcError
@@ -40,30 +41,32 @@ class Broker:
     def __init__(self, host: Host, connections: Connections) -> None:
         self._host = host
         self._connections = connections
-        self._declared = {name: Declared(each.manifest) for name, each in host.processes.items()}
+        self._declared: WeakKeyDictionary[PluginProcess, Declared] = WeakKeyDictionary()
 
     async def transform(self, groups: Sequence[Group], within: float = TRANSFORM_SECONDS) -> list[Result]:
         """One result for each group, in order. Pure, so whatever is in doubt may simply be asked again."""
         results = [Result() for _ in groups]
-        by_plugin: dict[str, list[tuple[int, Served, Sequence[TransformInput]]]] = defaultdict(list)
+        by_process: dict[PluginProcess, list[tuple[int, Served, Sequence[TransformInput]]]] = defaultdict(
+            list
+        )
         for index, group in enumerate(groups):
             found = await self._find(group)
             if isinstance(found, Failure):
                 results[index].failure.CopyFrom(found)
             else:
-                results[index].revision = found.revision
-                results[index].plugin_version = self._host.processes[found.plugin].manifest.version
-                by_plugin[found.plugin].append((index, found, group.inputs))
+                served, process = found
+                results[index].revision = served.revision
+                results[index].plugin_version = process.manifest.version
+                by_process[process].append((index, served, group.inputs))
         async with asyncio.TaskGroup() as tasks:
-            for plugin, parts in by_plugin.items():
-                process = self._host.processes[plugin]
+            for process, parts in by_process.items():
                 for batch in cut(parts, process.manifest):
                     tasks.create_task(self._run(process, batch, results, within))
         return results
 
     async def initialize(self, served: Served, *, validate_only: bool = False) -> Failure | None:
         """Have the plugin take a revision; None when it did. With `validate_only` it only looks."""
-        process = self._host.processes.get(served.plugin)
+        process = self._host.route(served)
         if process is None:
             return failures.transient("PLUGIN_ABSENT", f"there is no plugin {served.plugin}")
         try:
@@ -72,7 +75,7 @@ class Broker:
         except PluginDown as down:
             return failures.transient("PLUGIN_DOWN", down.sentence)
 
-    async def _find(self, group: Group) -> Served | Failure:
+    async def _find(self, group: Group) -> tuple[Served, PluginProcess] | Failure:
         name = group.ref.connection
         served = await self._connections.find(name)
         if served is None:
@@ -82,30 +85,35 @@ class Broker:
         if group.ref.revision not in {0, served.revision}:
             why = f"{name} serves revision {served.revision}, not {group.ref.revision}"
             return failures.not_found("REVISION_UNKNOWN", why)
-        if served.plugin not in self._host.processes:
+        process = self._host.route(served)
+        if process is None:
             return failures.transient("PLUGIN_ABSENT", f"the plugin {served.plugin} is not installed")
-        return served
+        return served, process
+
+    def _declares(self, process: PluginProcess) -> Declared:
+        return self._declared.setdefault(process, Declared(process.manifest))
 
     async def _run(self, process: PluginProcess, batch: Batch, results: list[Result], within: float) -> None:
         """One call to one plugin. If it fails as a whole, all of the batch does, and nothing else."""
         try:
             async with process.call(min(within, READY_SECONDS)) as launch:
-                told = await _transform(launch, batch, within)
-                process.proved()
+                try:
+                    told = await _transform(launch, batch, within)
+                except AioRpcError as failed:
+                    if failed.code() is StatusCode.UNAVAILABLE:
+                        await process.autopsy(launch)
+                    told = [TransformGroupResult(failure=failures.of_call(failed))] * len(batch)
+                else:
+                    process.proved()
         except PluginDown as down:
-            told = [TransformGroupResult(failure=failures.transient("PLUGIN_DOWN", down.sentence))] * len(
-                batch
-            )
-        except AioRpcError as failed:
-            if failed.code() is StatusCode.UNAVAILABLE:
-                await process.suspect()
-            told = [TransformGroupResult(failure=failures.of_call(failed))] * len(batch)
+            failure = failures.transient("PLUGIN_DOWN", down.sentence)
+            told = [TransformGroupResult(failure=failure)] * len(batch)
         for share, answer in zip(batch, told, strict=True):
             result = results[share.group]
             if answer.HasField("failure"):
                 result.failure.CopyFrom(answer.failure)
             else:
-                result.outcomes.extend(judged(share, answer, self._declared[process.name]))
+                result.outcomes.extend(judged(share, answer, self._declares(process)))
             if result.HasField("failure"):
                 # A group fails whole: half of it, from another batch, would be lost on its caller.
                 del result.outcomes[:]

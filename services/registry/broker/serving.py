@@ -18,6 +18,10 @@ class Served:
     settings: bytes = b""
     settings_version: str = ""
     account_keys: tuple[str, ...] = ()
+    version_range: str = ""
+    """Versions of the plugin that it may run on; empty: any."""
+    cell: str = ""
+    """Who shares its process; empty: everybody who does not ask for one apart."""
 
 
 class Connections(Protocol):

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
+from typing import Protocol
 
 import structlog
 
@@ -18,10 +19,25 @@ from tieline.plugin.v1.manifest_pb2 import Manifest
 log = structlog.get_logger(__name__)
 
 
+class Routed(Protocol):
+    """What says on which process a call belongs."""
+
+    @property
+    def plugin(self) -> str: ...
+    @property
+    def version_range(self) -> str: ...
+    @property
+    def cell(self) -> str: ...
+
+
 class Host:
     def __init__(self, discovery: Discovery, processes: Mapping[str, PluginProcess]) -> None:
         self.discovery = discovery
         self.processes = processes
+
+    def route(self, call: Routed) -> PluginProcess | None:
+        """The process for it; None where no fitting version is installed."""
+        return self.processes.get(call.plugin)
 
     def manifest(self, plugin: str) -> Manifest | None:
         process = self.processes.get(plugin)

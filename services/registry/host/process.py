@@ -11,7 +11,7 @@ import secrets
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from foundation.process.supervised import Report, Rules, State, Supervised
 from foundation.rpc import options
 from services.registry.catalogue.describing import difference
 from services.registry.catalogue.manifests import Found
+from services.registry.host.capacity import Capacity
 from services.registry.host.socket_room import SocketRoom
 from tieline.plugin.v1 import plugin_pb2, plugin_pb2_grpc
 
@@ -49,7 +50,8 @@ CHANNEL_GRACE_SECONDS = 1.0
 """Calls on a dead process's channel end by themselves, and sooner than this."""
 
 
-NOTICE_SECONDS = 0.1
+NOTICE_SECONDS = 1.0
+"""How long the end of a process may take to become known after its connection broke."""
 
 
 class PluginRefused(ProcessError):  # noqa: N818 - it is refused
@@ -70,6 +72,8 @@ class Launch:
     stub: plugin_pb2_grpc.PluginServiceAsyncStub
     prepared: dict[str, int] = field(default_factory=dict)
     """Revisions held, by instance."""
+    crash: Report | None = None
+    """How this life ended, once it has."""
 
     @property
     def address(self) -> str:
@@ -89,7 +93,7 @@ class PluginProcess:
         self.trouble = ""
         self._room = room
         self._policy = policy or PATIENT
-        self._calls = asyncio.Semaphore(self.manifest.limits.calls_in_flight or CALLS_IN_FLIGHT)
+        self._capacity = Capacity(self.manifest.limits.calls_in_flight or CALLS_IN_FLIGHT)
         self._launch: Launch | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._supervised = self._supervise()
@@ -123,33 +127,35 @@ class PluginProcess:
         await asyncio.gather(*self._closing, return_exceptions=True)
 
     @asynccontextmanager
-    async def call(self, within: float) -> AsyncIterator[Launch]:
-        """Room for one call, and a process that is ready for it; PluginDown if that takes too long."""
-        try:
-            async with asyncio.timeout(within):
-                await self._calls.acquire()
-                try:
+    async def call(self, within: float, *, alone: bool = False) -> AsyncIterator[Launch]:
+        """Room for one call (`alone`: and for no other), and a process that is ready for it.
+
+        PluginDown if that takes too long.
+        """
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(within):
+                    await stack.enter_async_context(self._capacity.all() if alone else self._capacity.one())
                     launch = await self._ready()
-                except BaseException:
-                    self._calls.release()
-                    raise
-        except TimeoutError:
-            raise PluginDown(f"{self.name} is {self.state}: {self.trouble or 'no answer yet'}") from None
-        try:
+            except TimeoutError:
+                raise PluginDown(f"{self.name} is {self.state}: {self.trouble or 'no answer yet'}") from None
             yield launch
-        finally:
-            self._calls.release()
 
     def proved(self) -> None:
         """It answered: whatever kills it next is not a crash loop."""
         self._supervised.restarts.proved()
 
-    async def suspect(self) -> None:
-        """A call broke off. If the process is gone, the supervision shall know before the caller does."""
-        if self.state is State.READY:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(NOTICE_SECONDS):
+    def excuse(self, crashes: int = 1) -> None:
+        """So many of its crashes were an input's fault: they count neither as a loop nor for patience."""
+        self._supervised.restarts.excuse(crashes)
+
+    async def autopsy(self, launch: Launch) -> Report | None:
+        """A call on this launch broke off: how the process ended, or None if it lives."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(NOTICE_SECONDS):
+                while launch.crash is None:
                     await self._turned.wait()
+        return launch.crash
 
     def kill(self) -> None:
         self._supervised.kill()
@@ -235,6 +241,8 @@ class PluginProcess:
     def _changed(self, state: State, report: Report | None) -> None:
         if report is not None:
             self.trouble = report.sentence
+            if self._launch is not None:
+                self._launch.crash = report
             log.warning("a plugin ended", plugin=self.name, state=state.value, why=report.sentence)
         elif state is State.READY:
             log.info("a plugin serves", plugin=self.name, version=self.manifest.version, pid=self.pid)
