@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from services.registry.broker.serving import Served
+from services.registry.broker.serving import Binding, Served
 from tieline.common.v1.failure_pb2 import Failure
 from tieline.registry.v1 import connections_pb2 as pb
 
@@ -69,4 +69,5 @@ class Connection:
             revision=revision,
             settings=self.wanted.settings,
             settings_version=self.settings_version,
+            bindings=tuple(Binding(one.slot, one.entry) for one in self.wanted.credentials),
         )

@@ -30,6 +30,7 @@ from foundation.rpc import options
 from services.registry.catalogue.describing import difference
 from services.registry.catalogue.manifests import Found
 from services.registry.host.capacity import Capacity
+from services.registry.host.prepared import Prepared
 from services.registry.host.socket_room import SocketRoom
 from tieline.plugin.v1 import plugin_pb2, plugin_pb2_grpc
 
@@ -70,8 +71,8 @@ class Launch:
     nonce: bytes
     channel: grpc.aio.Channel
     stub: plugin_pb2_grpc.PluginServiceAsyncStub
-    prepared: dict[str, int] = field(default_factory=dict)
-    """Revisions held, by instance."""
+    prepared: dict[str, Prepared] = field(default_factory=dict)
+    """What it holds, by instance."""
     crash: Report | None = None
     """How this life ended, once it has."""
 
