@@ -3,6 +3,7 @@
     ConnectionService ── rows ─▶ applier ── Initialize ─┐
     EndpointService ◀── picture ◀── rows                ▼
     BrokerService ──────────────────▶ broker ──▶ plugin processes ◀── host
+    vault ── leases ─▶ purse ───────────┘
 
 The API is closed first; then what is being applied is left for the next start; the plugins end last.
 """
@@ -25,6 +26,7 @@ from foundation.store.opening import check_schema, open_store
 from foundation.store.schemas import REGISTRY
 from foundation.telemetry import Check, Readiness, configure_logs
 from services.registry.broker.broker import Broker
+from services.registry.broker.purse import VaultPurse
 from services.registry.broker.servicer import BrokerServicer
 from services.registry.catalogue.manifests import BUILT_IN, discover
 from services.registry.catalogue.servicer import CatalogueServicer
@@ -59,7 +61,8 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         room = stack.enter_context(socket_room())
         host = await open_(open_host(discover([BUILT_IN, *map(Path, settings.plugins)]), room))
         picture = await open_(Picture(worker))
-        broker = Broker(host, picture)
+        purse = await open_(VaultPurse(vault, clock))
+        broker = Broker(host, picture, purse, clock=clock)
         applier = await open_(Applier(worker, host, broker, picture, clock))
         await open_(Suspender(vault, worker, picture, clock))
         book = ConnectionBook(
