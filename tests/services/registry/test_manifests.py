@@ -40,7 +40,7 @@ def test_one_bad_manifest_blocks_no_other(tmp_path: Path) -> None:
     assert [found.manifest.name for found in discovery.plugins] == ["one"]
     assert [(problem.file.parent.name, problem.line) for problem in discovery.problems] == [
         ("bad", 1),
-        ("one", 2),
+        ("one", 3),
     ]
 
 
@@ -60,7 +60,7 @@ def test_one_bad_manifest_blocks_no_other(tmp_path: Path) -> None:
         (('type = "one.said"', 'type = "two.said"'), "/event_types/0/type: a type is dotted and begins with one."),
         (('{ header = "x-signature" }', '{ header = "x", json = "/y" }'), "/webhooks/0/signature/hmac/signature/json: it cannot stand"),
         (('name = "webhook"\nuses', 'name = "other"\nuses'), "/webhooks/0/slot: there is no credential slot webhook"),
-        (('[runtime.process]\ncommand = ["python", "-m", "plugin"]\ninstall = { none = true }', "[runtime.remote]"), "/runtime: only [runtime.process]"),
+        (('[runtime.process]\ncommand = ["python", "-m", "plugin"]\ninstall = { none = true }', "[runtime]"), "/runtime: it says neither process"),
         (("properties = { word", '"$ref" = "https://x/y"\nproperties = { word'), "references outside"),
         (("[[webhooks]]", '[[streams]]\nname = "s"\ndefault_interval = "soon"\n[[webhooks]]'), "default_interval"),
         (("additionalProperties = false", "default = 2020-01-01"), "/settings_schema: it holds something"),
