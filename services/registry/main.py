@@ -19,6 +19,7 @@ from foundation.clock import SystemClock
 from foundation.identity import TokenVerifier
 from foundation.identity.keys import RemoteKeys
 from foundation.identity.session import Session, read_token
+from foundation.net.addresses import Reach, network
 from foundation.rpc import RpcServer, connect, serving
 from foundation.settings import run
 from foundation.store.opening import check_schema, open_store
@@ -35,7 +36,9 @@ from services.registry.connections.grants import VaultGrants
 from services.registry.connections.picture import Picture
 from services.registry.connections.servicer import ConnectionServicer
 from services.registry.connections.suspending import Suspender
+from services.registry.egress.proxy import open_egress
 from services.registry.host.host import open_host
+from services.registry.host.sandbox import Sandbox
 from services.registry.host.socket_room import socket_room
 from services.registry.settings import RegistrySettings
 from tieline.registry.v1.broker_pb2_grpc import add_BrokerServiceServicer_to_server
@@ -57,7 +60,10 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         vault = await open_(connect(str(settings.credentials), session.token))
 
         room = stack.enter_context(socket_room())
-        host = await open_(open_host(discover([BUILT_IN, *map(Path, settings.plugins)]), room))
+        sandbox = Sandbox(await open_(open_egress(_reach(settings))))
+        host = await open_(
+            open_host(discover([BUILT_IN, *map(Path, settings.plugins)]), room, sandbox=sandbox)
+        )
         picture = await open_(Picture(worker))
         broker = Broker(host, picture)
         applier = await open_(Applier(worker, host, broker, picture, clock))
@@ -111,6 +117,11 @@ class Api:
         server.add(add_ConnectionServiceServicer_to_server, self.connections)
         server.add(add_EndpointServiceServicer_to_server, self.endpoints)
         server.add(add_BrokerServiceServicer_to_server, self.broker)
+
+
+def _reach(settings: RegistrySettings) -> Reach:
+    networks = tuple(network("egress_networks", text) for text in settings.egress_networks)
+    return Reach(settings.egress_loopback, networks)
 
 
 def main() -> None:

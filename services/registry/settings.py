@@ -37,3 +37,17 @@ class RegistrySettings(RpcSettings, frozen=True, kw_only=True):
         tuple[str, ...],
         Meta(description="Directories in which plugins are looked for, beside those that come with Tieline."),
     ] = ()
+    egress_loopback: Annotated[
+        bool,
+        Meta(
+            description="Whether plugins may call this machine where a connection's settings say so: for trying"
+            " things out, never in production."
+        ),
+    ] = False
+    egress_networks: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Networks inside the organisation in which plugins may call the hosts of their manifests:"
+            " `10.1.0.0/16`. Other addresses that are not public are refused, whoever names them."
+        ),
+    ] = ()

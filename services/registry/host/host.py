@@ -13,6 +13,7 @@ import structlog
 from foundation.process.restart import RestartPolicy
 from services.registry.catalogue.manifests import Discovery
 from services.registry.host.process import PluginProcess
+from services.registry.host.sandbox import Sandbox
 from services.registry.host.socket_room import SocketRoom
 from tieline.plugin.v1.manifest_pb2 import Manifest
 
@@ -46,13 +47,16 @@ class Host:
 
 @asynccontextmanager
 async def open_host(
-    discovery: Discovery, room: SocketRoom, policy: RestartPolicy | None = None
+    discovery: Discovery,
+    room: SocketRoom,
+    policy: RestartPolicy | None = None,
+    sandbox: Sandbox | None = None,
 ) -> AsyncIterator[Host]:
     """Start them all side by side and wait for none: a slow or broken one is its own connections' trouble."""
     for problem in discovery.problems:
         log.error("a plugin's manifest is refused", why=problem.sentence)
     processes = {
-        found.name: PluginProcess(found, room, policy)
+        found.name: PluginProcess(found, room, policy, sandbox)
         for found in discovery.plugins
         if found.manifest.status != Manifest.STATUS_INACTIVE
     }

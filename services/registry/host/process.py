@@ -30,6 +30,7 @@ from foundation.rpc import options
 from services.registry.catalogue.describing import difference
 from services.registry.catalogue.manifests import Found
 from services.registry.host.capacity import Capacity
+from services.registry.host.sandbox import Enclosure, Sandbox
 from services.registry.host.socket_room import SocketRoom
 from tieline.plugin.v1 import plugin_pb2, plugin_pb2_grpc
 
@@ -70,6 +71,7 @@ class Launch:
     nonce: bytes
     channel: grpc.aio.Channel
     stub: plugin_pb2_grpc.PluginServiceAsyncStub
+    enclosure: Enclosure = field(default_factory=Enclosure)
     prepared: dict[str, int] = field(default_factory=dict)
     """Revisions held, by instance."""
     crash: Report | None = None
@@ -87,12 +89,19 @@ PATIENT = RestartPolicy(cap=15.0, crash_limit=None)
 class PluginProcess:
     """From `start` to `aclose` it is kept alive. What goes wrong inside is told, never raised at its owner."""
 
-    def __init__(self, found: Found, room: SocketRoom, policy: RestartPolicy | None = None) -> None:
+    def __init__(
+        self,
+        found: Found,
+        room: SocketRoom,
+        policy: RestartPolicy | None = None,
+        sandbox: Sandbox | None = None,
+    ) -> None:
         self.found = found
         self.manifest = found.manifest
         self.trouble = ""
         self._room = room
         self._policy = policy or PATIENT
+        self._sandbox = sandbox or Sandbox()
         self._capacity = Capacity(self.manifest.limits.calls_in_flight or CALLS_IN_FLIGHT)
         self._launch: Launch | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -209,8 +218,9 @@ class PluginProcess:
         socket, nonce = self._room.fresh(), secrets.token_bytes(32)
         channel = grpc.aio.insecure_channel(f"unix://{socket}", options.CLIENT)
         stub: plugin_pb2_grpc.PluginServiceAsyncStub = plugin_pb2_grpc.PluginServiceStub(channel)
-        self._launch = Launch(socket, nonce, channel, stub)
-        return await Child.spawn(_command(self.found, self._launch), self._heard)
+        enclosure = self._sandbox.enclose(self.manifest)
+        self._launch = Launch(socket, nonce, channel, stub, enclosure)
+        return await enclosure.spawn(_command(self.found, self._launch), self._heard)
 
     async def _look(self) -> bool:
         """Serving, started by us, and the plugin that the manifest describes."""
@@ -257,6 +267,7 @@ class PluginProcess:
         launch, self._launch = self._launch, None
         if launch is not None:
             self._room.forget(launch.socket)
+            launch.enclosure.close()
             closing = asyncio.create_task(launch.channel.close(grace=CHANNEL_GRACE_SECONDS))
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
@@ -274,7 +285,12 @@ def _command(found: Found, launch: Launch) -> Command:
     return Command(
         name=found.name,
         argv=(interpreter, *arguments),
-        env=clean_env(*process.pass_env, TIELINE_PLUGIN_ADDRESS=launch.address, TIELINE_PLUGIN_NONCE=nonce),
+        env=clean_env(
+            *process.pass_env,
+            TIELINE_PLUGIN_ADDRESS=launch.address,
+            TIELINE_PLUGIN_NONCE=nonce,
+            **launch.enclosure.environment,
+        ),
         cwd=found.folder,
         grace=GRACE_SECONDS,
         limits=Limits(data=limits.memory_bytes or MEMORY_BYTES, files=limits.open_files or OPEN_FILES),
