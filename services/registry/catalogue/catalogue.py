@@ -21,7 +21,7 @@ from foundation.store.errors import StoreError
 from services.registry.catalogue.folder import FolderError, Signature, digest, signature
 from services.registry.catalogue.installing import Environment, Installer, InstallError
 from services.registry.catalogue.ledger import Entry, Key, Ledger
-from services.registry.catalogue.manifests import Found, Refused, files, read, refused, taken
+from services.registry.catalogue.manifests import Discovery, Found, Refused, files, read, refused
 from services.registry.catalogue.programs import missing
 from services.registry.catalogue.resolving import Candidate, Resolution, resolve
 from services.registry.catalogue.versions import ANY, Range, Version
@@ -187,15 +187,19 @@ class Catalogue:
             self._publish()
 
     async def _remember(self) -> None:
-        found = _unique(self._seen)[0]
+        new = self._discovery().plugins.keys() - self._entries.keys()
         try:
-            self._entries = await self._ledger.seen(found.keys() - self._entries.keys())
+            self._entries = await self._ledger.seen(new)
         except (Problem, StoreError) as away:
             log.warning("what was decided about plugins is not known now", why=str(away))
 
+    def _discovery(self) -> Discovery:
+        return Discovery.of((file, seen.found) for file, seen in self._seen.items())
+
     def _publish(self) -> None:
         """Put together what is known, and tell whoever waits if that is anything new."""
-        found, problems = _unique(self._seen)
+        discovery = self._discovery()
+        found, problems = discovery.plugins, discovery.problems
         for key in self._installed.keys() - found.keys():
             self._installed.pop(key).give_up()
         published = {}
@@ -305,22 +309,6 @@ def _read(file: Path, now: Signature, before: _Seen | None) -> _Seen:
 def _is_republished(before: Found, now: Found) -> bool:
     """What runs, and what connections were checked against, does not change under a published version."""
     return before.key == now.key and before.manifest != now.manifest
-
-
-def _unique(seen: Mapping[Path, _Seen]) -> tuple[dict[Key, Found], tuple[Refused, ...]]:
-    """Who comes first keeps name and version."""
-    found: dict[Key, Found] = {}
-    problems: list[Refused] = []
-    for file, one in seen.items():
-        if isinstance(one.found, Refused):
-            problems.append(one.found)
-            continue
-        if one.found.objection is not None:
-            problems.append(one.found.objection)
-        first = found.setdefault(one.found.key, one.found)
-        if first is not one.found:
-            problems.append(refused(file, ManifestError(("version",), taken(first))))
-    return found, tuple(problems)
 
 
 def _candidates(published: Iterable[Published]) -> dict[str, list[Candidate]]:

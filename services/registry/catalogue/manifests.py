@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from services.registry.catalogue.checks import CHECKS
 from services.registry.catalogue.toml_lines import line_of
@@ -51,23 +52,27 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    plugins: tuple[Found, ...]
+    """What lies in the directories: several versions of a plugin side by side, and what is wrong with the rest."""
+
+    plugins: Mapping[tuple[str, Version], Found]
     problems: tuple[Refused, ...]
 
-
-def discover(directories: Sequence[Path]) -> Discovery:
-    """Every plugin there, several versions of one side by side; who comes first keeps name and version."""
-    plugins: dict[tuple[str, Version], Found] = {}
-    problems: list[Refused] = []
-    for file in files(directories):
-        found = read(file)
-        if isinstance(found, Refused):
-            problems.append(found)
-            continue
-        first = plugins.setdefault(found.key, found)
-        if first is not found:
-            problems.append(refused(file, ManifestError(("version",), taken(first))))
-    return Discovery(tuple(plugins.values()), tuple(problems))
+    @classmethod
+    def of(cls, read: Iterable[tuple[Path, Found | Refused]]) -> Self:
+        """Who comes first keeps name and version."""
+        plugins: dict[tuple[str, Version], Found] = {}
+        problems: list[Refused] = []
+        for file, found in read:
+            if isinstance(found, Refused):
+                problems.append(found)
+                continue
+            if found.objection is not None:
+                problems.append(found.objection)
+            first = plugins.setdefault(found.key, found)
+            if first is not found:
+                why = f"{first.folder} has {first.name} {first.version} already"
+                problems.append(refused(file, ManifestError(("version",), why)))
+        return cls(plugins, tuple(problems))
 
 
 def files(directories: Sequence[Path]) -> Iterator[Path]:
@@ -95,10 +100,6 @@ def read_checked(file: Path) -> Manifest:
     for check in CHECKS:
         check(manifest, file.parent)
     return manifest
-
-
-def taken(by: Found) -> str:
-    return f"{by.folder} has {by.name} {by.manifest.version} already"
 
 
 def refused(file: Path, error: ManifestError) -> Refused:
