@@ -215,6 +215,11 @@ class PluginProcess:
             if crash.report is report:
                 self.crashes[index] = replace(crash, suspects=(*crash.suspects, *inputs))
 
+    @property
+    def crashes_in_a_row(self) -> int:
+        """Since it last was of use."""
+        return self._supervised.restarts.crashes
+
     def release(self) -> None:
         """Out of quarantine, with nothing held against it."""
         self._supervised.release()

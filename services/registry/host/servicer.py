@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import socket
 from collections import deque
+from datetime import timedelta
 
 from foundation.errors import Code, Problem
 from foundation.identity.names import parse
 from foundation.process.supervised import State
 from foundation.rpc import paging
 from foundation.rpc.call import ServicerContext
+from services.registry.catalogue.versions import Version
 from services.registry.egress.refusals import Refusal
 from services.registry.host.crashes import Crash
 from services.registry.host.host import Host
 from services.registry.host.process import PluginProcess
+from services.registry.host.rollouts import LONGEST_OBSERVATION, OBSERVATION, Rollout, Rollouts, Stage
 from services.registry.host.watchdog import memory_of
 from tieline.registry.v1 import processes_pb2 as pb
 from tieline.registry.v1 import processes_pb2_grpc
@@ -27,12 +30,19 @@ _STATES = {
     State.STOPPING: pb.Process.STATE_DRAINING,
     State.STOPPED: pb.Process.STATE_STOPPED,
 }
+_STAGES = {
+    Stage.PREPARING: pb.Rollout.STATE_PREPARING,
+    Stage.SHIFTING: pb.Rollout.STATE_SHIFTING,
+    Stage.OBSERVING: pb.Rollout.STATE_OBSERVING,
+    Stage.DONE: pb.Rollout.STATE_DONE,
+    Stage.ROLLED_BACK: pb.Rollout.STATE_ROLLED_BACK,
+}
 _REQUESTS_KEPT = 1000
 
 
 class ProcessServicer(processes_pb2_grpc.ProcessServiceServicer):
-    def __init__(self, host: Host) -> None:
-        self._host = host
+    def __init__(self, host: Host, rollouts: Rollouts) -> None:
+        self._host, self._rollouts = host, rollouts
         self._restarted: deque[str] = deque(maxlen=_REQUESTS_KEPT)
 
     async def GetProcess(self, request: pb.GetProcessRequest, _: ServicerContext) -> pb.Process:
@@ -63,6 +73,25 @@ class ProcessServicer(processes_pb2_grpc.ProcessServiceServicer):
         process = self._find(request.name)
         process.release()
         return _told(process)
+
+    async def UpgradePlugin(self, request: pb.UpgradePluginRequest, _: ServicerContext) -> pb.Rollout:
+        (plugin,) = parse("plugins/*", request.name, "name")
+        try:
+            target = Version.parse(request.to_version)
+        except ValueError as error:
+            raise Problem(Code.INVALID_ARGUMENT, field="to_version", why=str(error)) from None
+        observation = request.observation.ToTimedelta() if request.HasField("observation") else OBSERVATION
+        if not timedelta() <= observation <= LONGEST_OBSERVATION:
+            raise Problem(Code.INVALID_ARGUMENT, field="observation", why="it may take up to a day")
+        return _rollout(self._rollouts.start(plugin, target, observation))
+
+    async def GetRollout(self, request: pb.GetRolloutRequest, _: ServicerContext) -> pb.Rollout:
+        parse("plugins/*/rollouts/*", request.name, "name")
+        return _rollout(self._rollouts.get(request.name))
+
+    async def CancelRollout(self, request: pb.CancelRolloutRequest, _: ServicerContext) -> pb.Rollout:
+        parse("plugins/*/rollouts/*", request.name, "name")
+        return _rollout(await self._rollouts.cancel(request.name))
 
     def _find(self, name: str) -> PluginProcess:
         parse("plugins/*/processes/*", name, "name")
@@ -95,6 +124,21 @@ def _told(process: PluginProcess) -> pb.Process:
     return told
 
 
+def _rollout(rollout: Rollout) -> pb.Rollout:
+    told = pb.Rollout(
+        name=rollout.name,
+        from_version=str(rollout.origin),
+        to_version=str(rollout.target),
+        state=_STAGES[rollout.stage],
+        instances_done=rollout.done,
+        instances_total=rollout.total,
+        failure=rollout.failure,
+    )
+    if rollout.observe_until is not None:
+        told.observe_until.FromDatetime(rollout.observe_until)
+    return told
+
+
 def _crash(crash: Crash) -> pb.Process.Crash:
     exit_ = crash.report.exit
     told = pb.Process.Crash(
@@ -102,6 +146,7 @@ def _crash(crash: Crash) -> pb.Process.Crash:
         out_of_memory=crash.out_of_memory,
         output_tail=crash.tail,
         suspect_inputs=crash.suspects,
+        reason=crash.report.sentence,
     )
     if exit_ is not None and exit_.code is not None:
         told.exit_code = exit_.code
