@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-pytest_plugins = ["tests.second_look"]
+pytest_plugins = ["tests.properties", "tests.second_look"]
 
 ACCOUNTED_SKIPS: dict[str, str] = {
     # words of a skip's reason -> why a machine may truly be unable to run the test

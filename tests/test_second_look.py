@@ -11,7 +11,10 @@ import pytest
 
 from tests.conftest import ROOT
 
-RULES = "from tests.conftest import pytest_addoption, pytest_plugins, pytest_runtest_logreport, pytest_sessionfinish"
+RULES = """
+from tests.conftest import pytest_addoption, pytest_runtest_logreport, pytest_sessionfinish
+pytest_plugins = ["tests.second_look"]
+"""
 STEADY = "def test_steady(): pass"
 BROKEN = "def test_{}(): assert False, 'it never holds'"
 UNSTEADY = """
