@@ -37,7 +37,8 @@ from services.registry.broker.serving import Connections, Served
 from services.registry.broker.throttles import Throttles
 from services.registry.broker.turns import Turns
 from services.registry.host.host import Host
-from services.registry.host.process import CALLS_IN_FLIGHT, Launch, PluginDown, PluginProcess
+from services.registry.host.launch import Launch
+from services.registry.host.process import CALLS_IN_FLIGHT, PluginDown, PluginProcess
 from tieline.common.v1.failure_pb2 import Effect, Failure, FailureKind
 from tieline.credentials.v1.leases_pb2 import ReportRefusalResponse
 from tieline.plugin.v1 import plugin_pb2_grpc
@@ -189,7 +190,13 @@ class Calls:
 
     @asynccontextmanager
     async def life(
-        self, process: PluginProcess, who: str, within: float, *, alone: bool = False
+        self,
+        process: PluginProcess,
+        who: str,
+        within: float,
+        *,
+        ready: float = READY_SECONDS,
+        alone: bool = False,
     ) -> AsyncIterator[Launch]:
         """A turn in a process that is ready, `alone` with nobody beside; CallFailed where there is none in time."""
         turns = self._turns.get(process)
@@ -200,7 +207,7 @@ class Calls:
             try:
                 async with asyncio.timeout(within):
                     await stack.enter_async_context(turns.turn(who))
-                left = min(READY_SECONDS, within - (self._clock.monotonic() - began))
+                left = min(ready, within - (self._clock.monotonic() - began))
                 launch = await stack.enter_async_context(process.call(max(0.0, left), alone=alone))
             except TimeoutError:
                 why = f"{process.name} is busy: it takes no more calls at the moment"
@@ -312,7 +319,7 @@ class Calls:
         if failed.code() is StatusCode.UNAVAILABLE and read.bare:
             report = await process.autopsy(launch)
             if report is not None:
-                why = f"the plugin ended during the call: {self._purse.covered(report.sentence)}"
+                why = f"the plugin ended during the call: {report.sentence}"
                 read = CallFailed(failures.transient("PLUGIN_CRASHED", why), bare=True)
         if read.failure.kind == FailureKind.FAILURE_KIND_NOT_PREPARED:
             read.failure.effect = Effect.EFFECT_NONE

@@ -18,8 +18,9 @@ from services.registry.broker import failures
 from services.registry.broker.failures import CallFailed
 from services.registry.broker.purse import Leased, Purse
 from services.registry.broker.serving import Served
+from services.registry.host.launch import Launch
 from services.registry.host.prepared import Prepared
-from services.registry.host.process import Launch, PluginProcess
+from services.registry.host.process import PluginProcess
 from tieline.common.v1.failure_pb2 import CredentialVersion, Failure
 from tieline.plugin.v1.instance_pb2 import (
     AuthenticateRequest,
@@ -142,6 +143,7 @@ class Preparation:
             handed = self._handed[process] = Handed(launch)
         # Before it is given: what is revoked meanwhile is taken back right behind it.
         handed.places[leased.place] = served
+        launch.secrets.update(leased.material.fields.values())
         held = launch.prepared.setdefault(served.instance, Prepared())
         async with held.changing:
             request = AuthenticateRequest(
