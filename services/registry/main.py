@@ -38,11 +38,13 @@ from services.registry.connections.applying import Applier
 from services.registry.connections.book import ConnectionBook
 from services.registry.connections.endpoint_servicer import EndpointServicer
 from services.registry.connections.grants import VaultGrants
+from services.registry.connections.moving import Moving
 from services.registry.connections.picture import Picture
 from services.registry.connections.servicer import ConnectionServicer
 from services.registry.connections.suspending import Suspender
 from services.registry.egress.proxy import open_egress
 from services.registry.host.host import Host
+from services.registry.host.rollouts import Rollouts
 from services.registry.host.sandbox import Sandbox
 from services.registry.host.servicer import ProcessServicer
 from services.registry.host.socket_room import socket_room
@@ -75,6 +77,7 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         picture = await open_(Picture(worker))
         purse = await open_(VaultPurse(vault, clock))
         broker = Broker(host, picture, purse, clock=clock)
+        rollouts = await open_(Rollouts(host, Moving(picture, broker, host), clock))
         applier = await open_(Applier(worker, host, broker, picture, clock))
         await open_(Suspender(vault, worker, picture, clock))
         book = ConnectionBook(
@@ -88,7 +91,7 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         )
         api = Api(
             CatalogueServicer(catalogue, host),
-            ProcessServicer(host),  # type: ignore[abstract]  # see Api
+            ProcessServicer(host, rollouts),
             ConnectionServicer(book, settings.public_url),  # type: ignore[abstract]
             EndpointServicer(picture, host),
             BrokerServicer(broker),  # type: ignore[abstract]

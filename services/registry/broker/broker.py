@@ -8,18 +8,21 @@ from foundation.clock import Clock, SystemClock
 from services.registry.broker.calling import READY_SECONDS, Calls
 from services.registry.broker.failures import CallFailed
 from services.registry.broker.outcomes import Listener
-from services.registry.broker.purse import EmptyPurse, Purse
+from services.registry.broker.preparing import checked
+from services.registry.broker.purse import EmptyPurse, Leased, Purse
 from services.registry.broker.serving import Connections, Served
 from services.registry.broker.suspects import Suspects
 from services.registry.broker.transforming import Group, Transforming
 from services.registry.broker.trials import Patience, Trials
 from services.registry.host.host import Host
+from services.registry.host.process import PluginProcess
 from tieline.common.v1.failure_pb2 import Failure
 from tieline.plugin.v1.instance_pb2 import AuthenticateResponse
 from tieline.registry.v1 import broker_pb2
 
 TRANSFORM_SECONDS = 30.0
 PROBE_SECONDS = 20.0
+HEALTH_SECONDS = 20.0
 
 
 class Broker:
@@ -50,6 +53,27 @@ class Broker:
             process = self.calls.route(served)
             async with self.calls.life(process, served.connection, READY_SECONDS) as launch:
                 return await self.calls.preparation.initialize(launch, served, validate_only=validate_only)
+        except CallFailed as failed:
+            return failed.failure
+
+    async def prepare(self, process: PluginProcess, served: Served) -> Failure | None:
+        """Have this very process hold the instance, whichever process its calls go to now."""
+        try:
+            async with self.calls.life(process, served.connection, READY_SECONDS) as launch:
+                return await self.calls.preparation.initialize(launch, served)
+        except CallFailed as failed:
+            return failed.failure
+
+    async def unhealthy(self, process: PluginProcess, served: Served) -> Failure | None:
+        """Why this very process cannot work for the instance, by its own account; None if it can, or cannot tell."""
+        preparation = self.calls.preparation
+        try:
+            async with self.calls.life(process, served.connection, READY_SECONDS) as launch:
+                if failure := await preparation.initialize(launch, served):
+                    return failure
+                held = await preparation.authenticate(process, launch, served)
+                versions = [one.version for one in held.values() if isinstance(one, Leased)]
+                return await checked(launch, served, versions, HEALTH_SECONDS)
         except CallFailed as failed:
             return failed.failure
 

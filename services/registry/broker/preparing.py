@@ -25,6 +25,8 @@ from tieline.common.v1.failure_pb2 import CredentialVersion, Failure
 from tieline.plugin.v1.instance_pb2 import (
     AuthenticateRequest,
     AuthenticateResponse,
+    HealthCheckRequest,
+    HealthCheckResponse,
     InitializeRequest,
     InstanceContext,
 )
@@ -143,7 +145,7 @@ class Preparation:
             handed = self._handed[process] = Handed(launch)
         # Before it is given: what is revoked meanwhile is taken back right behind it.
         handed.places[leased.place] = served
-        launch.secrets.update(leased.material.fields.values())
+        launch.secrets.update(leased.material.fields.values(), leased.material.previous_secrets)
         held = launch.prepared.setdefault(served.instance, Prepared())
         async with held.changing:
             request = AuthenticateRequest(
@@ -169,6 +171,23 @@ class Preparation:
 
 def context(served: Served, versions: Sequence[CredentialVersion] = ()) -> InstanceContext:
     return InstanceContext(instance_id=served.instance, config_revision=served.revision, credentials=versions)
+
+
+async def checked(
+    launch: Launch, served: Served, versions: Sequence[CredentialVersion], within: float
+) -> Failure | None:
+    """What the plugin found that keeps the instance from working; None where nothing does."""
+    try:
+        answer = await launch.stub.HealthCheck(
+            HealthCheckRequest(context=context(served, versions)), timeout=within
+        )
+    except AioRpcError as failed:
+        return failures.of_call(failed)
+    if answer.state != HealthCheckResponse.STATE_FAILED:
+        return None
+    found = [finding for finding in answer.findings if finding.state == HealthCheckResponse.STATE_FAILED]
+    why = "; ".join(f"{finding.name}: {finding.failure.message}" for finding in found[:5])
+    return failures.transient("UNHEALTHY", why or "the plugin says that it cannot work")
 
 
 async def _initialize(

@@ -43,9 +43,11 @@ Advice = leases_pb2.ReportRefusalResponse
 
 
 def make_raw(below: Path, name: str = "raw", rest: str = "") -> Path:
-    folder = make_plugin(below, name, rest=SLOT + rest)
-    (folder / "plugin.py").write_text(Path(__file__).with_name("raw_plugin.py").read_text())
-    return folder
+    """Below `plugins` of this folder; the log is kept beside, because a plugin whose files change is another one."""
+    folder = make_plugin(below / "plugins", name, rest=SLOT + rest)
+    code = Path(__file__).with_name("raw_plugin.py").read_text()
+    (folder / "plugin.py").write_text(code.replace('"calls.jsonl"', repr(str(below / "calls.jsonl"))))
+    return below
 
 
 def connected(number: int = 1, word: str = "", *entries: str, revision: int = 1) -> Served:
@@ -87,9 +89,9 @@ def found(answer: HealthCheckResponse) -> list[str]:
     return [finding.name for finding in answer.findings]
 
 
-def calls(folder: Path, what: str = "") -> list[dict[str, Any]]:
+def calls(below: Path, what: str = "") -> list[dict[str, Any]]:
     """What the plugin was asked, in order."""
-    file = folder / "calls.jsonl"
+    file = below / "calls.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     return [line for line in lines if not what or line["call"] == what]
 

@@ -1,6 +1,6 @@
 """A plugin by hand, on the bare contract: it does what the settings' `word` and a call's arguments say, and keeps a log.
 
-Copied into a plugin's folder by `raw.py`; what it was asked stands in `calls.jsonl` beside it.
+Copied into a plugin's folder by `raw.py`, which says where `calls.jsonl` is: what it was asked.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     folder = make_raw(tmp_path)
     async with AsyncExitStack() as stack:
         vault = await stack.enter_async_context(lending())
-        host = await stack.enter_async_context(hosting(tmp_path))
+        host = await stack.enter_async_context(hosting(tmp_path / "plugins"))
         purse = await stack.enter_async_context(VaultPurse(vault.channel, SystemClock()))
         for served, entry in ((ONE, "a"), (TWO, "a"), (TWO, "b")):
             vault.lender.secrets[served.connection, entry] = (1, f"{entry}-first".encode())
