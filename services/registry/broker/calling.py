@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -112,7 +112,7 @@ class Calls:
         listener: Listener | None = None,
     ) -> None:
         self._host, self._connections, self._purse, self._clock = host, connections, purse, clock
-        self._listener: Listener = listener or Deaf()
+        self._listener: Listener = Deaf() if listener is None else listener
         self.preparation = Preparation(purse)
         self.circuits = Circuits(clock)
         self._throttles = Throttles(clock)
@@ -143,7 +143,7 @@ class Calls:
         operation: Operation,
         ask: Callable[[Reach], Answers[T]],
         within: float,
-    ) -> AsyncIterator[T]:
+    ) -> AsyncGenerator[T, None]:
         """Use it inside `contextlib.aclosing`: whoever leaves it early cancels the call.
 
         Once a frame came, nothing is repeated: the caller knows where to go on.
