@@ -45,7 +45,7 @@ async def test_one_poison_among_five_hundred_becomes_a_dead_letter_and_nobody_el
         AsyncExitStack() as stack,
         inside(short_dir / "data", engines, short_dir / "plugins") as running,
     ):
-        admin = await _admin(running, stack)
+        admin = await admin_of(running, stack)
         hooks = await _connected(admin)
         client = await stack.enter_async_context(httpx.AsyncClient(timeout=30))
         await asyncio.gather(*(_send(client, hook, number) for number, hook in enumerate(hooks)))
@@ -70,7 +70,7 @@ async def test_one_poison_among_five_hundred_becomes_a_dead_letter_and_nobody_el
         assert process.state != Process.STATE_QUARANTINED
 
 
-async def _admin(running: Inside, stack: AsyncExitStack) -> dict[str, grpc.aio.Channel]:
+async def admin_of(running: Inside, stack: AsyncExitStack) -> dict[str, grpc.aio.Channel]:
     api_token = Path(running.endpoints["admin_token_file"]).read_text().strip()
     plain = await stack.enter_async_context(connect(running.endpoints["credentials"]))
     session = Session(plain, api_token)
