@@ -114,7 +114,7 @@ class Calls:
     ) -> None:
         self._host, self._connections, self._purse, self._clock = host, connections, purse, clock
         self._listener: Listener = Deaf() if listener is None else listener
-        self.preparation = Preparation(purse)
+        self.preparation = Preparation(purse, clock)
         self.circuits = Circuits(clock)
         self._throttles = Throttles(clock)
         self._turns: WeakKeyDictionary[PluginProcess, Turns] = WeakKeyDictionary()
@@ -261,10 +261,11 @@ class Calls:
         way = self.admitted((served.connection, operation.name), operation.name)
         alive = self.admitted(process, f"the plugin {process.name}")
         with way as of_way, alive as of_process:
-            async with self.life(process, served.connection, self._left(attempts)) as launch:
+            alone = self.preparation.wants_to_be_alone(process, served)
+            async with self.life(process, served.connection, self._left(attempts), alone=alone) as launch:
                 began = self._clock.monotonic()
                 try:
-                    reach = await self._ready(served, process, launch, operation, attempts)
+                    reach = await self._ready(served, process, launch, operation, attempts, alone=alone)
                     try:
                         yield reach
                     except AioRpcError as failed:
@@ -287,10 +288,12 @@ class Calls:
         launch: Launch,
         operation: Operation,
         attempts: Attempts,
+        *,
+        alone: bool,
     ) -> Reach:
         try:
             async with asyncio.timeout(self._left(attempts)):
-                return await self._prepare(served, process, launch, operation, attempts)
+                return await self._prepare(served, process, launch, operation, attempts, alone=alone)
         except TimeoutError:
             why = "the plugin was not made ready in time"
             raise _unreached(failures.transient("NOT_READY", why)) from None
@@ -302,8 +305,10 @@ class Calls:
         launch: Launch,
         operation: Operation,
         attempts: Attempts,
+        *,
+        alone: bool,
     ) -> Reach:
-        failure = await self.preparation.initialize(launch, served)
+        failure = await self.preparation.initialize(process, launch, served, alone=alone)
         if failure is not None:
             raise _unreached(failure)
         attempts.launch, attempts.used = launch, {}
