@@ -13,6 +13,10 @@ class LaunchError(ProcessError):
     """The program was never executed."""
 
 
+class HopelessError(ProcessError):
+    """Something is wrong that another start will not mend."""
+
+
 class NotReadyError(ProcessError):
     """A child died, or its time ran out, before it was ready for the first time."""
 

@@ -50,6 +50,11 @@ class Restarts:
         """It did something useful (a plugin answered a call): what comes next is not a crash loop."""
         self.crashes = 0
 
+    def excuse(self, crashes: int) -> None:
+        """So many crashes were not its own fault."""
+        self.crashes = max(0, self.crashes - crashes)
+        self._attempt = max(0, self._attempt - crashes)
+
     def forgive(self) -> None:
         """A person said: try again."""
         self.crashes = self._attempt = 0

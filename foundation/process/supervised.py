@@ -4,13 +4,14 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from foundation.process.child import Child
-from foundation.process.errors import NotReadyError, ProcessError
+from foundation.process.errors import HopelessError, NotReadyError, ProcessError
 from foundation.process.exits import Exit
-from foundation.process.restart import Again, RestartPolicy, Restarts
+from foundation.process.restart import GiveUp, RestartPolicy, Restarts
 
 Launch = Callable[[], Awaitable[Child]]
 Probe = Callable[[], Awaitable[bool]]
@@ -19,7 +20,7 @@ _POLL_FIRST, _POLL_LAST = 0.02, 0.25  # seconds between two looks of a probe
 
 
 class State(StrEnum):
-    """Where a supervised child stands; FAILED waits for `release`."""
+    """Where a supervised child stands; FAILED waits for `release` or `restart`."""
 
     IDLE = "idle"
     STARTING = "starting"
@@ -38,6 +39,7 @@ class Report:
     exit: Exit | None  # None: it was never executed
     tail: str  # not redacted
     was_ready: bool
+    hopeless: bool = False  # another start would end the same way
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,11 +79,16 @@ class Supervised:
         self.state = State.IDLE
         self.child: Child | None = None
         self.last: Report | None = None
+        self.next_start: float | None = None
+        """By its clock; None unless it waits."""
         self.restarts = Restarts(rules.policy, chance)
         self._launch, self._probe, self._rules = launch, probe, rules
         self._on_change, self._clock = on_change, clock
         self._changed = asyncio.Event()
-        self._released = asyncio.Event()
+        self._hurried = asyncio.Event()
+        """Somebody wants it to be tried now: a delay or a failure is over."""
+        self._renewing = False
+        self._ended_because = ""
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -98,6 +105,12 @@ class Supervised:
             raise NotReadyError(death.sentence)
         self._task = asyncio.create_task(self._supervise(), name=f"supervise {self.name}")
 
+    def keep(self) -> None:
+        """Start it and wait for nothing: a first start that fails is tried again like any other."""
+        if self._task is not None:
+            raise ProcessError(f"{self.name} was started before")
+        self._task = asyncio.create_task(self._supervise(), name=f"supervise {self.name}")
+
     async def ready(self) -> None:
         """Wait until it serves; raises when nobody tries any more."""
         while self.state is not State.READY:
@@ -107,12 +120,33 @@ class Supervised:
                 )
             await self._changed.wait()
 
+    def now(self) -> float:
+        """What its clock says: what `next_start` is told by."""
+        return self._clock()
+
     def release(self) -> None:
         """Out of FAILED: try again, with nothing held against it."""
         if self.state is State.FAILED:
             self.restarts.forgive()
             self._move(State.STARTING, None)
-            self._released.set()
+            self._hurried.set()
+
+    async def restart(self, grace: float | None = None) -> None:
+        """End it in order and start it anew, with nothing held against it. Returns when the old one is gone."""
+        if self._task is None or self.state in {State.STOPPING, State.STOPPED}:
+            return
+        self.restarts.forgive()
+        if self.state in {State.WAITING, State.FAILED}:
+            self._hurried.set()
+        elif self.child is not None and self.child.running:
+            self._renewing = True
+            await self.child.stop(grace)
+
+    def end(self, why: str) -> None:
+        """Kill it for a reason, which its report will say. It counts as a crash."""
+        if self.child is not None and self.child.running:
+            self._ended_because = why
+            self.child.kill()
 
     def kill(self) -> None:
         """The last word, when the time for stopping has run out."""
@@ -143,35 +177,48 @@ class Supervised:
                 await self._give_up(self._told(broken))
 
     async def _follow(self) -> None:
-        """From the first readiness on: a life, a death, a delay, the next life."""
+        """A life, a death, a delay, the next life."""
         death: Report | None = None
         while True:
+            if self.state is not State.READY:
+                death = await self._begin()
+                if death is not None and self._renewing:
+                    continue
             if death is None and self.child is not None:
-                death = self._died(await self.child.wait(), was_ready=True)
+                exit_ = await self.child.wait()
+                if self._renewing:
+                    self._move(State.STARTING, None)
+                    continue
+                death = self._died(exit_, was_ready=True)
             if death is not None:
                 await self._patience(death)
-            death = await self._begin()
 
     async def _patience(self, death: Report) -> None:
         verdict = self.restarts.crashed(self._clock())
-        if isinstance(verdict, Again):
-            self._move(State.WAITING, death)
-            await asyncio.sleep(verdict.after)
+        self._hurried.clear()
+        if isinstance(verdict, GiveUp) or death.hopeless:
+            await self._give_up(death)
             return
-        await self._give_up(death)
+        self._move(State.WAITING, death, verdict.after)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(verdict.after):
+                await self._hurried.wait()
 
     async def _give_up(self, report: Report) -> None:
-        self._released.clear()
+        self._hurried.clear()
         self._move(State.FAILED, report)
-        await self._released.wait()
+        await self._hurried.wait()
 
     async def _begin(self) -> Report | None:
         """One start; the report of its failure, or None when the child is ready."""
-        self._move(State.STARTING, None)
+        if self.state is not State.STARTING:
+            self._move(State.STARTING, None)
+        self._renewing, self._ended_because = False, ""
         try:
             self.child = await self._launch()
         except ProcessError as error:
-            return self._told(Report(error.sentence, None, "", was_ready=False))
+            hopeless = isinstance(error, HopelessError)
+            return self._told(Report(error.sentence, None, "", was_ready=False, hopeless=hopeless))
         try:
             async with asyncio.timeout(self._rules.ready_within):
                 ready = await self._probed(self.child)
@@ -179,6 +226,9 @@ class Supervised:
             await self.child.stop(0)
             within = f"{self.name} was not ready within {self._rules.ready_within:g} s"
             return self._told(Report(within, await self.child.wait(), self.child.tail, was_ready=False))
+        except HopelessError as error:
+            exit_ = await self.child.stop(0)
+            return self._told(Report(error.sentence, exit_, self.child.tail, was_ready=False, hopeless=True))
         if not ready:
             return self._died(await self.child.wait(), was_ready=False)
         self.restarts.ready(self._clock())
@@ -208,6 +258,8 @@ class Supervised:
         # Who was killed had no time to say why: its last line is about something else.
         last_line = tail.strip().rpartition("\n")[2] if exit_.signal is None else ""
         sentence = exit_.sentence if was_ready else f"{exit_.sentence} before it was ready"
+        if self._ended_because:
+            last_line, sentence = "", f"{self.name} was ended: {self._ended_because}"
         return self._told(
             Report(f"{sentence}: {last_line}" if last_line else sentence, exit_, tail, was_ready)
         )
@@ -216,8 +268,8 @@ class Supervised:
         self.last = report
         return report
 
-    def _move(self, state: State, report: Report | None) -> None:
-        self.state = state
+    def _move(self, state: State, report: Report | None, after: float | None = None) -> None:
+        self.state, self.next_start = state, None if after is None else self._clock() + after
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
         self._on_change(state, report)

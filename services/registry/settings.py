@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from msgspec import Meta
@@ -36,4 +37,22 @@ class RegistrySettings(RpcSettings, frozen=True, kw_only=True):
     plugins: Annotated[
         tuple[str, ...],
         Meta(description="Directories in which plugins are looked for, beside those that come with Tieline."),
+    ] = ()
+    environments: Annotated[
+        str,
+        Meta(description="Directory for the environments of plugins that bring dependencies of their own."),
+    ] = str(Path.home() / ".cache" / "tieline" / "environments")
+    egress_loopback: Annotated[
+        bool,
+        Meta(
+            description="Whether plugins may call this machine where a connection's settings say so: for trying"
+            " things out, never in production."
+        ),
+    ] = False
+    egress_networks: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Networks inside the organisation in which plugins may call the hosts of their manifests:"
+            " `10.1.0.0/16`. Other addresses that are not public are refused, whoever names them."
+        ),
     ] = ()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from services.registry.manifests import BUILT_IN, read_checked
+from services.registry.catalogue.manifests import BUILT_IN, read_checked
 
 PLUGINS = sorted(path.parent for path in BUILT_IN.glob("*/plugin.toml"))
 FILES = ("plugin.toml", "README.md", "settings.sample.json", "plugin/__main__.py")

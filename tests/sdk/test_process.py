@@ -21,7 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from foundation.process.testing import until
 from foundation.rpc import options
-from services.registry.failures import of_call
+from services.registry.broker.failures import of_call
 from tests.services.registry.plugins import make_plugin
 from tieline.common.v1.failure_pb2 import CredentialVersion, FailureKind
 from tieline.plugin.v1 import instance_pb2 as pb

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from foundation.clock import Clock
-from foundation.errors import Code, Problem
+from foundation.net.addresses import Reach, network
 from services.credentials.renewal.asking import Mechanism, Trial
 from services.credentials.renewal.aws import AwsKeys, AwsRole, TokenService
 from services.credentials.renewal.github_app import GithubApp
 from services.credentials.renewal.oauth_client import ClientCredentials, ServiceAccount
 from services.credentials.renewal.oauth_code import OauthCode
-from services.credentials.renewal.provider import Network, Provider, Reach
+from services.credentials.renewal.provider import Provider
 from services.credentials.renewal.token_endpoint import TokenEndpoint
 from services.credentials.settings import CredentialsSettings
 
@@ -28,7 +27,10 @@ class Mechanisms:
 
 @asynccontextmanager
 async def open_mechanisms(settings: CredentialsSettings, clock: Clock) -> AsyncIterator[Mechanisms]:
-    reach = Reach(settings.allow_http_providers, tuple(map(_network, settings.provider_networks)))
+    reach = Reach(
+        settings.allow_http_providers,
+        tuple(network("provider_networks", text) for text in settings.provider_networks),
+    )
     provider = Provider(reach)
     tokens, sts = TokenEndpoint(provider, clock), TokenService(settings.aws_endpoint_url)
     code, client = OauthCode(tokens), ClientCredentials(tokens)
@@ -53,11 +55,3 @@ async def open_mechanisms(settings: CredentialsSettings, clock: Clock) -> AsyncI
         )
     finally:
         await provider.aclose()
-
-
-def _network(text: str) -> Network:
-    try:
-        return ipaddress.ip_network(text)
-    except ValueError:
-        why = f"{text!r} is no network like 10.1.0.0/16"
-        raise Problem(Code.SETTINGS_INVALID, where="`provider_networks`", why=why) from None

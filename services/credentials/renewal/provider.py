@@ -8,16 +8,15 @@ a name that resolves to something else a moment later gains nothing.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import socket
 import ssl
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import httpcore
 
 from foundation.errors import Problem
+from foundation.net.addresses import IpAddress, Reach, resolve
 from services.credentials.credential.checks import Field
 from services.credentials.renewal.asking import Lost, Refused, Unavailable
 
@@ -25,15 +24,6 @@ LIMIT = 256 * 1024
 """Bytes of an answer. Tokens are small; whoever sends more does not send a token."""
 SECONDS = 10.0
 """For a request from the first packet to the last byte."""
-
-IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-_TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
-"""Translators take the last four bytes for an IPv4 address (RFC 6052)."""
-_NOWHERE = (ipaddress.IPv6Network("::/96"), ipaddress.IPv6Network("fec0::/10"))
-"""Called global by the library, and long out of use: IPv4-compatible and site-local addresses."""
 
 
 class _ForbiddenError(Exception):
@@ -49,33 +39,6 @@ class Answer:
 
     def __repr__(self) -> str:
         return f"Answer({self.status}, {len(self.body)} bytes)"
-
-
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """Where providers may be, beside the public internet."""
-
-    this_machine: bool = False
-    networks: Sequence[Network] = ()
-
-    def allows(self, address: IpAddress) -> bool:
-        plain = _reached(address)
-        if plain.is_loopback:
-            return self.this_machine
-        if any(plain in network for network in self.networks):
-            return True
-        if plain.is_multicast or any(plain in network for network in _NOWHERE):
-            return False
-        return bool(plain.is_global)
-
-
-def _reached(address: IpAddress) -> IpAddress:
-    """The IPv4 address that an IPv6 address leads to, where it leads to one; else itself."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return address
-    if address in _TRANSLATED:
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address.sixtofour or address
 
 
 class Provider:
@@ -168,11 +131,9 @@ class _Guarded(httpcore.AsyncNetworkBackend):
 
 async def _resolve(host: str, port: int) -> list[IpAddress]:
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return await resolve(host, port)
     except OSError as error:
         raise httpcore.ConnectError(str(error)) from None
-    texts = dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found)
-    return [ipaddress.ip_address(text) for text in texts]
 
 
 def _host(url: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from foundation.process.child import Child
 from foundation.process.command import Command
-from foundation.process.errors import NotReadyError
+from foundation.process.errors import HopelessError, NotReadyError
 from foundation.process.restart import RestartPolicy
 from foundation.process.supervised import Launch, Probe, Report, Rules, State, Supervised
 from foundation.process.supervision import Supervision
@@ -23,6 +23,13 @@ QUICK = Rules(ready_within=30, policy=RestartPolicy(base=0.01, cap=0.05))
 
 async def yes() -> bool:
     return True
+
+
+def yes_if(condition: Callable[[], bool]) -> Probe:
+    async def probe() -> bool:
+        return condition()
+
+    return probe
 
 
 async def no() -> bool:
@@ -112,6 +119,88 @@ async def test_a_crash_loop_ends_and_is_released(python: Python, tmp_path: Path)
     async with asyncio.timeout(30):
         await it.ready()
     assert it.restarts.crashes == 0
+    await it.stop()
+
+
+async def test_kept_from_the_first_start_on(python: Python, tmp_path: Path) -> None:
+    """Whoever keeps it waits for nothing; a first start that fails is tried again."""
+    flag, log = tmp_path / "mended", Log()
+    code = f"import os, sys\nif not os.path.exists({str(flag)!r}): sys.exit('not yet')\n" + FOREVER
+    it = Supervised("it", made(python(code)), yes_if(flag.exists), QUICK, on_change=log)
+    it.keep()
+    await until(lambda: State.WAITING in log.states, 30)
+    flag.touch()
+    it.restarts.forgive()
+    await until(lambda: it.state is State.READY, 30)
+    assert log.reports[0].sentence == "child exited with code 1 before it was ready: not yet"
+    await it.stop()
+
+
+async def test_what_is_hopeless_is_not_tried_again_until_somebody_says_so(python: Python) -> None:
+    log, hopes = Log(), [HopelessError("it is somebody else")]
+
+    async def probe() -> bool:
+        if hopes:
+            raise hopes.pop()
+        return True
+
+    it = Supervised("it", made(python(FOREVER)), probe, QUICK, on_change=log)
+    it.keep()
+    await until(lambda: it.state is State.FAILED, 30)
+    assert it.child is not None
+    assert not it.child.running
+    assert log.reports[-1].sentence == "it is somebody else"
+    assert log.states == [State.STARTING, State.FAILED]
+    await it.restart()
+    await until(lambda: it.state is State.READY, 30)
+    await it.stop()
+
+
+async def test_a_restart_is_no_crash(python: Python) -> None:
+    log = Log()
+    it = Supervised("it", made(python(FOREVER)), yes, QUICK, on_change=log)
+    await it.start()
+    assert it.child is not None
+    pid = it.child.pid
+    await it.restart()
+    await until(partial(_lives_again, it, pid), 30)
+    assert not log.reports
+    assert it.restarts.crashes == 0
+    await it.stop()
+    await it.restart()
+    assert it.state is State.STOPPED
+
+
+async def test_a_restart_does_not_wait_for_a_delay(python: Python) -> None:
+    it = Supervised(
+        "it", made(python(FOREVER)), yes, Rules(policy=RestartPolicy(base=1e6, cap=1e6)), chance=lambda: 0.9
+    )
+    await it.start()
+    for _ in range(2):
+        assert it.child is not None
+        it.child.kill()
+        await until(lambda: it.state is not State.READY, 30)
+        await until(lambda: it.state in {State.READY, State.WAITING}, 30)
+    await until(lambda: it.state is State.WAITING, 30)
+    assert it.next_start is not None
+    await it.restart()
+    await until(lambda: it.state is State.READY, 30)
+    assert it.next_start is None
+    await it.stop()
+
+
+async def test_who_is_ended_for_a_reason_says_so(python: Python) -> None:
+    log = Log()
+    it = Supervised("it", made(python(FOREVER)), yes, QUICK, on_change=log)
+    await it.start()
+    it.end("it used too much of everything")
+    await until(lambda: log.reports, 30)
+    assert log.reports[0].sentence == "it was ended: it used too much of everything"
+    await until(lambda: it.state is State.READY, 30)
+    assert it.child is not None
+    it.child.kill()
+    await until(lambda: len(log.reports) == 2, 30)
+    assert log.reports[1].sentence == "child was killed by SIGKILL"
     await it.stop()
 
 

@@ -10,8 +10,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from foundation.clock import SystemClock
+from foundation.net.addresses import Reach
 from services.credentials.renewal.asking import Lost, Refused, Unavailable
-from services.credentials.renewal.provider import LIMIT, Provider, Reach
+from services.credentials.renewal.provider import LIMIT, Provider
 from services.credentials.renewal.token_endpoint import Client, TokenEndpoint
 
 Write = Callable[[asyncio.StreamWriter], Awaitable[None]]
@@ -75,6 +76,7 @@ def says(raw: bytes) -> Write:
         "::169.254.169.254",
         "::ffff:169.254.169.254",
         "64:ff9b::169.254.169.254",
+        "64:ff9b:1::808:808",
         "2002:a9fe:a9fe::1",
         "fd00:ec2::254",
         "fe80::1",

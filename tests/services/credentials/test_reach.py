@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from foundation.net.addresses import Reach
 from services.credentials.renewal.asking import Lost, Refused, Unavailable
-from services.credentials.renewal.provider import Provider, Reach
+from services.credentials.renewal.provider import Provider
 
 NEIGHBOURS = (
     "127.0.0.1",

@@ -12,9 +12,9 @@ import pytest
 
 from foundation.process.supervised import State
 from foundation.process.testing import until
-from services.registry.broker import Broker
-from services.registry.host import Host
-from services.registry.serving import FixedConnections
+from services.registry.broker.broker import Broker
+from services.registry.broker.serving import FixedConnections
+from services.registry.host.host import Host
 from tests.services.registry.plugins import group, hosting, make_plugin, served, titles
 from tieline.common.v1.failure_pb2 import FailureKind
 from tieline.event.v1.content_pb2 import Severity

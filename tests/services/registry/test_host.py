@@ -16,9 +16,9 @@ import pytest
 
 from foundation.process.supervised import State
 from foundation.process.testing import alive, gone, until
-from services.registry.describing import difference
-from services.registry.plugin_process import PluginDown, PluginProcess
-from services.registry.socket_room import PREFIX, socket_room
+from services.registry.catalogue.describing import difference
+from services.registry.host.process import PluginDown, PluginProcess
+from services.registry.host.socket_room import PREFIX, socket_room
 from tests.services.registry.plugins import hosting, make_plugin
 from tieline.plugin.v1.manifest_pb2 import Manifest
 
@@ -104,7 +104,7 @@ async def test_an_inactive_plugin_is_not_started(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace('"active"', '"inactive"'))
     async with hosting(tmp_path) as host:
         assert not host.processes
-        assert [found.name for found in host.discovery.plugins] == ["one"]
+        assert host.catalogue.content.names() == ["one"]
 
 
 HOST = """

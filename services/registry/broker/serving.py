@@ -1,0 +1,39 @@
+"""What the data plane must know of a connection, held in memory so that no event asks a database for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """One connection at the revision that serves; revision 0: none does yet."""
+
+    connection: str
+    plugin: str
+    instance: str
+    """What its plugin knows it by: random, and the same for ever."""
+    revision: int
+    settings: bytes = b""
+    settings_version: str = ""
+    account_keys: tuple[str, ...] = ()
+    version_range: str = ""
+    """Versions of the plugin that it may run on; empty: any."""
+    cell: str = ""
+    """Who shares its process; empty: everybody who does not ask for one apart."""
+
+
+class Connections(Protocol):
+    async def find(self, connection: str) -> Served | None:
+        """The connection of that name, one that was made a moment ago included."""
+
+
+class FixedConnections:
+    """For tests and measurements: these and no others."""
+
+    def __init__(self, *served: Served) -> None:
+        self._served = {one.connection: one for one in served}
+
+    async def find(self, connection: str) -> Served | None:
+        return self._served.get(connection)

@@ -1,0 +1,72 @@
+"""A connection as the registry keeps it: what is wanted, how that stands, and what runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from services.registry.broker.serving import Served
+from tieline.common.v1.failure_pb2 import Failure
+from tieline.registry.v1 import connections_pb2 as pb
+
+
+class State(StrEnum):
+    """As the contract's Connection.State, in lower case; those that can be reached so far."""
+
+    PENDING = "pending"
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+
+
+class Application(StrEnum):
+    """As the contract's Connection.Application, in lower case."""
+
+    PENDING = "pending"
+    APPLIED = "applied"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    tenant: str
+    id: str
+    instance: str
+    wanted: pb.Connection
+    """Only the fields that can be set, and never the name."""
+    settings_version: str
+    revision: int
+    applied_revision: int
+    state: State
+    state_time: datetime
+    failure: Failure | None = None
+    """Why it is so, unless it is active."""
+    application: Application
+    application_failure: Failure | None
+    resolved_version: str
+    endpoints: dict[str, str]
+    """Where each webhook arrives: the last part of its URL."""
+    create_time: datetime
+    update_time: datetime
+
+    @property
+    def name(self) -> str:
+        return f"tenants/{self.tenant}/connections/{self.id}"
+
+    @property
+    def plugin(self) -> str:
+        return self.wanted.plugin.removeprefix("plugins/")
+
+    @property
+    def etag(self) -> str:
+        return f"{self.revision}.{self.applied_revision}.{int(self.update_time.timestamp() * 1000)}"
+
+    def served(self, revision: int) -> Served:
+        return Served(
+            connection=self.name,
+            plugin=self.plugin,
+            instance=self.instance,
+            revision=revision,
+            settings=self.wanted.settings,
+            settings_version=self.settings_version,
+        )
