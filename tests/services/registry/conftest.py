@@ -32,6 +32,7 @@ from foundation.store.url import DatabaseUrl
 from foundation.telemetry import Metrics
 from services.registry.main import serve
 from services.registry.settings import RegistrySettings
+from tieline.common.v1.credential_pb2 import CredentialKind
 from tieline.credentials.v1 import credentials_pb2 as vault_pb
 from tieline.credentials.v1 import credentials_pb2_grpc, tokens_pb2, tokens_pb2_grpc
 
@@ -74,6 +75,7 @@ class Vault(credentials_pb2_grpc.CredentialServiceServicer):
     """Grants what is asked for, by the caller's right, for the credentials that there are."""
 
     credentials: set[str] = field(default_factory=lambda: {"tenants/acme/credentials/hook"})
+    kinds: dict[str, CredentialKind.ValueType] = field(default_factory=dict)
     granted: dict[str, tuple[str, vault_pb.Grant]] = field(default_factory=dict)
 
     told: vault_pb.WatchCredentialStatesResponse | None = None
@@ -94,6 +96,13 @@ class Vault(credentials_pb2_grpc.CredentialServiceServicer):
             self.turned.clear()
             if self.told is not None:
                 yield self.told
+
+    async def GetCredential(self, request: vault_pb.GetCredentialRequest, _: Any) -> vault_pb.Credential:
+        if request.name not in self.credentials:
+            raise Problem(Code.NOT_FOUND, what=f"credential {request.name}")
+        return vault_pb.Credential(
+            name=request.name, kind=self.kinds.get(request.name, CredentialKind.CREDENTIAL_KIND_UNSPECIFIED)
+        )
 
     async def CreateGrant(self, request: vault_pb.CreateGrantRequest, _: Any) -> vault_pb.Grant:
         if request.parent not in self.credentials:
