@@ -38,7 +38,8 @@ from services.registry.connections.servicer import ConnectionServicer
 from services.registry.connections.suspending import Suspender
 from services.registry.egress.proxy import open_egress
 from services.registry.host.host import open_host
-from services.registry.host.sandbox import Sandbox
+from services.registry.host.places import hidden
+from services.registry.host.sandbox import Sandbox, Wanted
 from services.registry.host.socket_room import socket_room
 from services.registry.settings import RegistrySettings
 from tieline.registry.v1.broker_pb2_grpc import add_BrokerServiceServicer_to_server
@@ -60,7 +61,8 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         vault = await open_(connect(str(settings.credentials), session.token))
 
         room = stack.enter_context(socket_room())
-        sandbox = Sandbox(await open_(open_egress(_reach(settings))))
+        private = hidden(settings.installation or "", *settings.private_directories, settings.token_file)
+        sandbox = Sandbox(await open_(open_egress(_reach(settings))), Wanted(settings.sandbox), private)
         host = await open_(
             open_host(discover([BUILT_IN, *map(Path, settings.plugins)]), room, sandbox=sandbox)
         )

@@ -285,12 +285,7 @@ def _command(found: Found, launch: Launch) -> Command:
     return Command(
         name=found.name,
         argv=(interpreter, *arguments),
-        env=clean_env(
-            *process.pass_env,
-            TIELINE_PLUGIN_ADDRESS=launch.address,
-            TIELINE_PLUGIN_NONCE=nonce,
-            **launch.enclosure.environment,
-        ),
+        env=clean_env(*process.pass_env, TIELINE_PLUGIN_ADDRESS=launch.address, TIELINE_PLUGIN_NONCE=nonce),
         cwd=found.folder,
         grace=GRACE_SECONDS,
         limits=Limits(data=limits.memory_bytes or MEMORY_BYTES, files=limits.open_files or OPEN_FILES),
