@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import re
 import uuid
-from datetime import timedelta
 from typing import TypeAlias
 
-from google.protobuf.duration_pb2 import Duration
-
 from cli.client import Client, client, need_tenant
-from cli.options import add_paging
+from cli.options import add_paging, span
 from cli.output import show, show_list
 from cli.secret_values import KINDS, add_value_options, value_of
 from foundation.errors import Code, Problem
@@ -22,8 +18,6 @@ from tieline.credentials.v1.credentials_pb2 import Credential, CredentialVersion
 from tieline.credentials.v1.oauth_pb2 import StartAuthorizationRequest
 
 PURPOSES = [name.removeprefix("PURPOSE_").lower().replace("_", "-") for name in Purpose.keys()][1:]  # noqa: SIM118
-_SPAN = re.compile(r"(\d{1,6})([smhd])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 Stub: TypeAlias = "credentials_pb2_grpc.CredentialServiceAsyncStub"
 
@@ -39,7 +33,7 @@ def arguments(verb: argparse.ArgumentParser) -> None:
     put = on_one("put", "store a secret; a kind of a single value reads stdin")
     put.add_argument("--kind", required=True, choices=KINDS)
     put.add_argument("--title", default="", help="for people")
-    put.add_argument("--renew-every", type=_span, metavar="SPAN", help="for a webhook secret: 30d, 12h")
+    put.add_argument("--renew-every", type=span, metavar="SPAN", help="for a webhook secret: 30d, 12h")
     put.add_argument("--check", action="store_true", help="check everything, store nothing")
     add_value_options(put)
     add_paging(actions.add_parser("list", help="show all of a tenant, without values"))
@@ -48,7 +42,7 @@ def arguments(verb: argparse.ArgumentParser) -> None:
     rotate = on_one("rotate", "give it a new version: one that the vault makes, or the value given here")
     rotate.add_argument("--stdin", action="store_true", help="the new value comes from stdin")
     rotate.add_argument(
-        "--overlap", type=_span, metavar="SPAN", help="with a value: how long the old one is accepted too"
+        "--overlap", type=span, metavar="SPAN", help="with a value: how long the old one is accepted too"
     )
     add_value_options(rotate)
     revoke = on_one("revoke", "take it from everybody, for good")
@@ -242,12 +236,3 @@ def _line(one: Credential) -> str:
     state = Credential.State.Name(one.state)[6:].lower()
     kind = CredentialKind.Name(one.kind)[16:].lower()
     return f"{one.name:<50} {kind:<26} version {one.current_version:<4} {state:<12} {one.title}"
-
-
-def _span(text: str) -> Duration:
-    found = _SPAN.fullmatch(text)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not like 30d, 12h, 15m or 40s")
-    duration = Duration()
-    duration.FromTimedelta(timedelta(**{_UNITS[found[2]]: int(found[1])}))
-    return duration

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Container
+from datetime import timedelta
 from pathlib import Path
+
+from google.protobuf.duration_pb2 import Duration
 
 from cli.verbs import VERBS, add_arguments
 
 DEFAULT_DATA = Path(".tieline")
+_SPAN = re.compile(r"(\d{1,6})([smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def parser(wanted: Container[str]) -> argparse.ArgumentParser:
@@ -75,3 +81,12 @@ def _directory(text: str) -> Path:
     if not text:  # an unset variable of a script; the current directory is called `.`
         raise argparse.ArgumentTypeError("it names no directory")
     return Path(text)
+
+
+def span(text: str) -> Duration:
+    found = _SPAN.fullmatch(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 30d, 12h, 15m or 40s")
+    duration = Duration()
+    duration.FromTimedelta(timedelta(**{_UNITS[found[2]]: int(found[1])}))
+    return duration

@@ -120,6 +120,10 @@ class Supervised:
                 )
             await self._changed.wait()
 
+    def now(self) -> float:
+        """What its clock says: what `next_start` is told by."""
+        return self._clock()
+
     def release(self) -> None:
         """Out of FAILED: try again, with nothing held against it."""
         if self.state is State.FAILED:

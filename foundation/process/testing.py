@@ -21,7 +21,7 @@ def alive(pid: int) -> bool:
     return state not in {"Z", "X"}
 
 
-async def until(condition: Callable[[], object | Awaitable[object]], within: float = 10.0) -> None:
+async def until(condition: Callable[[], object | Awaitable[object]], within: float = 30.0) -> None:
     """Look again and again, with a deadline; the condition may be a coroutine function."""
     deadline = time.monotonic() + within
     while True:
@@ -35,7 +35,7 @@ async def until(condition: Callable[[], object | Awaitable[object]], within: flo
         await asyncio.sleep(0.01)
 
 
-async def gone(pids: Iterable[int], within: float = 15.0) -> None:
+async def gone(pids: Iterable[int], within: float = 30.0) -> None:
     """Wait until none of them is alive."""
     left = set(pids)
 

@@ -27,7 +27,10 @@ from foundation.store.schemas import REGISTRY
 from foundation.telemetry import Check, Readiness, configure_logs
 from services.registry.broker.broker import Broker
 from services.registry.broker.servicer import BrokerServicer
-from services.registry.catalogue.manifests import BUILT_IN, discover
+from services.registry.catalogue.catalogue import Catalogue
+from services.registry.catalogue.installing import Installer
+from services.registry.catalogue.ledger import StoredLedger
+from services.registry.catalogue.manifests import BUILT_IN
 from services.registry.catalogue.servicer import CatalogueServicer
 from services.registry.connections.applying import Applier
 from services.registry.connections.book import ConnectionBook
@@ -37,15 +40,17 @@ from services.registry.connections.picture import Picture
 from services.registry.connections.servicer import ConnectionServicer
 from services.registry.connections.suspending import Suspender
 from services.registry.egress.proxy import open_egress
-from services.registry.host.host import open_host
+from services.registry.host.host import Host
 from services.registry.host.places import hidden
 from services.registry.host.sandbox import Sandbox, Wanted
+from services.registry.host.servicer import ProcessServicer
 from services.registry.host.socket_room import socket_room
 from services.registry.settings import RegistrySettings
 from tieline.registry.v1.broker_pb2_grpc import add_BrokerServiceServicer_to_server
 from tieline.registry.v1.catalogue_pb2_grpc import add_CatalogueServiceServicer_to_server
 from tieline.registry.v1.connections_pb2_grpc import add_ConnectionServiceServicer_to_server
 from tieline.registry.v1.endpoints_pb2_grpc import add_EndpointServiceServicer_to_server
+from tieline.registry.v1.processes_pb2_grpc import add_ProcessServiceServicer_to_server
 
 
 async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
@@ -60,12 +65,13 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         session = Session(credentials, read_token(settings.token_file), clock)
         vault = await open_(connect(str(settings.credentials), session.token))
 
+        ledger = StoredLedger(worker, clock)
+        directories = [BUILT_IN, *map(Path, settings.plugins)]
+        catalogue = await open_(Catalogue(directories, ledger, Installer(Path(settings.environments))))
         room = stack.enter_context(socket_room())
         private = hidden(settings.installation or "", *settings.private_directories, settings.token_file)
         sandbox = Sandbox(await open_(open_egress(_reach(settings))), Wanted(settings.sandbox), private)
-        host = await open_(
-            open_host(discover([BUILT_IN, *map(Path, settings.plugins)]), room, sandbox=sandbox)
-        )
+        host = await open_(Host(catalogue, ledger, room, sandbox=sandbox, clock=clock))
         picture = await open_(Picture(worker))
         broker = Broker(host, picture)
         applier = await open_(Applier(worker, host, broker, picture, clock))
@@ -80,7 +86,8 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
             clock=clock,
         )
         api = Api(
-            CatalogueServicer(host),  # type: ignore[abstract]  # see Api
+            CatalogueServicer(catalogue, host),
+            ProcessServicer(host),  # type: ignore[abstract]  # see Api
             ConnectionServicer(book, settings.public_url),  # type: ignore[abstract]
             EndpointServicer(picture, host),
             BrokerServicer(broker),  # type: ignore[abstract]
@@ -110,12 +117,14 @@ class Api:
     """What answers requests; methods that are not served yet are answered by the generated base classes."""
 
     catalogue: CatalogueServicer
+    processes: ProcessServicer
     connections: ConnectionServicer
     endpoints: EndpointServicer
     broker: BrokerServicer
 
     def add_to(self, server: RpcServer) -> None:
         server.add(add_CatalogueServiceServicer_to_server, self.catalogue)
+        server.add(add_ProcessServiceServicer_to_server, self.processes)
         server.add(add_ConnectionServiceServicer_to_server, self.connections)
         server.add(add_EndpointServiceServicer_to_server, self.endpoints)
         server.add(add_BrokerServiceServicer_to_server, self.broker)

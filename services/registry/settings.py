@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -37,6 +38,10 @@ class RegistrySettings(RpcSettings, frozen=True, kw_only=True):
         tuple[str, ...],
         Meta(description="Directories in which plugins are looked for, beside those that come with Tieline."),
     ] = ()
+    environments: Annotated[
+        str,
+        Meta(description="Directory for the environments of plugins that bring dependencies of their own."),
+    ] = str(Path.home() / ".cache" / "tieline" / "environments")
     egress_loopback: Annotated[
         bool,
         Meta(

@@ -89,6 +89,8 @@ class Leases(leases_pb2_grpc.LeaseServiceServicer):
     told: list[leases_pb2.Lease] = field(default_factory=list)
     """What is said of leases; more is said once `changed` is set."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    sent: asyncio.Event = field(default_factory=asyncio.Event)
+    """What was told last is on its way: the end of this server cannot take it back."""
 
     async def WatchLeases(  # noqa: N802
         self,
@@ -99,9 +101,12 @@ class Leases(leases_pb2_grpc.LeaseServiceServicer):
             await self.changed.wait()
             self.changed.clear()
             yield leases_pb2.WatchLeasesResponse(leases=self.told)
+            if not self.changed.is_set():
+                self.sent.set()
 
     def tell(self, state: leases_pb2.Lease.State.ValueType, version: int = 1) -> None:
         self.told = [leases_pb2.Lease(name=f"{CONNECTION}/{version}", state=state)]
+        self.sent.clear()
         self.changed.set()
 
     async def AcquireLeases(self, request: Any, context: Any) -> leases_pb2.AcquireLeasesResponse:  # noqa: ARG002, N802
@@ -267,7 +272,7 @@ async def edge(directory: Path, port: int, body_seconds: float = 30.0) -> AsyncI
 
 
 async def ready(client: httpx.AsyncClient, url: str, serving: asyncio.Task[None]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             if serving.done():
                 await serving

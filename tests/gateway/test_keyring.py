@@ -55,7 +55,7 @@ async def test_a_revoked_secret_is_not_used_any_more(running: Edge) -> None:
 async def test_a_revoked_secret_is_wiped_though_the_vault_is_gone(running: Edge) -> None:
     assert await post(running, SECRET) == 202
     running.leases.tell(Lease.STATE_REVOKED)
-    await until(lambda: not running.leases.changed.is_set(), 30)
+    await until(running.leases.sent.is_set, 30)
     await running.servers["credentials"].__aexit__()
 
     async def unverifiable() -> bool:
@@ -67,7 +67,7 @@ async def test_a_revoked_secret_is_wiped_though_the_vault_is_gone(running: Edge)
 async def test_an_active_lease_is_left_alone(running: Edge) -> None:
     assert await post(running, SECRET) == 202
     running.leases.tell(Lease.STATE_ACTIVE)
-    await until(lambda: not running.leases.changed.is_set(), 30)
+    await until(running.leases.sent.is_set, 30)
     running.leases.tell(Lease.STATE_OUTDATED)
     await until(lambda: running.leases.asked == 2, 30)
     assert await post(running, SECRET, 1) == 202
@@ -81,7 +81,7 @@ async def test_what_is_told_while_asking_is_asked_for_again(running: Edge) -> No
     running.leases.tell(Lease.STATE_OUTDATED)
     await until(lambda: running.leases.asked == 2, 30)
     running.leases.tell(Lease.STATE_OUTDATED)
-    await until(lambda: not running.leases.changed.is_set(), 30)
+    await until(running.leases.sent.is_set, 30)
     running.leases.hold.set()
     await until(lambda: running.leases.asked >= 3, 30)
     assert await post(running, SECRET, 1) == 202

@@ -6,10 +6,11 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,20 @@ import psutil
 from foundation.process import launch
 
 TIELINE = (sys.executable, "-m", "cli")
-READY_WITHIN = 60.0
+READY_WITHIN = 90.0
 
 
 @dataclass
-class Suite:
+class Standing:
+    """One that runs, and what can be asked of it in any event loop."""
+
     data: Path
-    process: asyncio.subprocess.Process
-    output: bytearray = field(default_factory=bytearray)
-    reading: asyncio.Task[None] | None = None
+    pid: int
+
+    @property
+    def text(self) -> str:
+        """What it has said so far."""
+        return (self.data.parent / "output").read_text(errors="replace")
 
     @property
     def endpoints(self) -> dict[str, str]:
@@ -41,17 +47,31 @@ class Suite:
         found: dict[str, dict[str, str]] = document["processes"]
         return found
 
-    @property
-    def text(self) -> str:
-        return self.output.decode(errors="replace")
-
     def descendants(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
+        return psutil.Process(self.pid).children(recursive=True)
 
     def child(self, word: str) -> psutil.Process:
         """The direct child with that word among its arguments."""
-        children = psutil.Process(self.process.pid).children()
+        children = psutil.Process(self.pid).children()
         return next(child for child in children if any(word in part for part in child.cmdline()))
+
+    async def database(self) -> asyncpg.Connection:
+        password = (self.data / "postgres/password").read_text().strip()
+        socket = (self.data / "postgres/socket").read_text().strip()
+        return await asyncpg.connect(user="postgres", password=password, host=socket, database="postgres")
+
+
+@dataclass
+class Suite(Standing):
+    """One that its test has started, in its own event loop, and may end."""
+
+    process: asyncio.subprocess.Process
+    output: bytearray = field(default_factory=bytearray)
+    reading: asyncio.Task[None] | None = None
+
+    @property
+    def text(self) -> str:
+        return self.output.decode(errors="replace")
 
     async def ready(self) -> None:
         await until(
@@ -67,15 +87,10 @@ class Suite:
             left = self.descendants()
             self.process.send_signal(how)
         await self.process.wait()
-        await until(lambda: not [process for process in left if alive(process)], 15.0)
+        await until(lambda: not [process for process in left if alive(process)], 30.0)
         assert self.reading is not None
         await self.reading
         return time.monotonic() - began
-
-    async def database(self) -> asyncpg.Connection:
-        password = (self.data / "postgres/password").read_text().strip()
-        socket = (self.data / "postgres/socket").read_text().strip()
-        return await asyncpg.connect(user="postgres", password=password, host=socket, database="postgres")
 
 
 def alive(process: psutil.Process) -> bool:
@@ -112,7 +127,7 @@ async def begin(data: Path, *arguments: str, program: Sequence[str] = TIELINE, *
         stderr=asyncio.subprocess.STDOUT,
         **options,
     )
-    suite = Suite(data, process)
+    suite = Suite(data, process.pid, process)
     suite.reading = asyncio.create_task(_read(suite))
     return suite
 
@@ -133,6 +148,26 @@ async def up(data: Path, *arguments: str, **options: Any) -> AsyncIterator[Suite
     finally:
         if suite.process.returncode is None:
             await suite.end()
+
+
+@contextmanager
+def standing(data: Path) -> Iterator[Standing]:
+    """A suite for many tests, whatever event loops they run in: none of them may end it."""
+    output = data.parent / "output"
+    command = [*tied(TIELINE), "up", "--data", str(data), "--http", "127.0.0.1:0"]
+    with output.open("wb") as file:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+    try:
+        ends = time.monotonic() + READY_WITHIN
+        while b"\nready " not in b"\n" + output.read_bytes():
+            assert process.poll() is None, output.read_text()
+            assert time.monotonic() < ends, output.read_text()
+            time.sleep(0.02)
+        yield Standing(data, process.pid)
+        assert process.poll() is None, output.read_text()
+    finally:
+        process.terminate()
+        process.wait(READY_WITHIN)
 
 
 async def tieline(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:

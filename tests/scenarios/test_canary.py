@@ -87,7 +87,7 @@ class Planted:
         assert await self.tell("credential", "put", name, "--kind", kind, *options) == expected, self.said[-1]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_a_planted_secret_is_found_nowhere(short_dir: Path) -> None:
     traces, data = Traces(), short_dir / "data"
     async with traces.collecting():

@@ -10,19 +10,19 @@ import httpx
 
 from foundation.process.testing import until
 from tests.scenarios.path import Receiver, push, receiving
-from tests.scenarios.suite import Suite, tieline, up
+from tests.scenarios.suite import Standing, tieline, up
 from tieline.event.v1.content_pb2 import FailureFacts
 from tieline.event.v1.event_pb2 import Event
 
 
 class Desk:
-    """The command line, as acme's administrator uses it."""
+    """The command line, as a tenant's administrator uses it."""
 
-    def __init__(self, suite: Suite, files: Path) -> None:
-        self._suite, self._files = suite, files
+    def __init__(self, suite: Standing, files: Path, tenant: str = "acme") -> None:
+        self._suite, self._files, self._tenant = suite, files, tenant
 
     async def ask(self, *arguments: str) -> Any:
-        data = ("--data", str(self._suite.data), "--tenant", "acme", "--json")
+        data = ("--data", str(self._suite.data), "--tenant", self._tenant, "--json")
         code, out, err = await tieline(*data, *arguments)
         assert code == 0, err
         return json.loads(out)
@@ -44,17 +44,18 @@ async def notices(acme: Receiver) -> dict[str, Event]:
 
 
 async def test_a_credential_that_ends_pauses_its_connection_and_a_new_value_resumes_it(
-    short_dir: Path,
+    shared: Standing, tenant: str, short_dir: Path
 ) -> None:
-    async with up(short_dir / "data") as suite, receiving(suite) as acme:
-        desk = Desk(suite, short_dir)
+    async with receiving(shared, tenant) as acme:
+        desk = Desk(shared, short_dir, tenant)
         assert (await acme.send(push(1), "d-1")).status_code == 202
-        database = await suite.database()
+        database = await shared.database()
         try:
             # The clock cannot be turned in real processes, so its end is brought near.
             await database.execute(
                 "update credentials.credentials set expires_at = now() - interval '1 second'"
-                " where id = 'github-hook'"
+                " where tenant = $1 and id = 'github-hook'",
+                tenant,
             )
         finally:
             await database.close()
@@ -96,9 +97,12 @@ async def test_a_credential_that_ends_pauses_its_connection_and_a_new_value_resu
         assert (await desk.ask("audit", "verify"))["intact"] is True
 
 
-async def test_a_person_is_led_to_the_provider_and_nobody_elses_answer_is_taken(short_dir: Path) -> None:
-    async with up(short_dir / "data") as suite, receiving(suite):
-        desk = Desk(suite, short_dir)
+async def test_a_person_is_led_to_the_provider_and_nobody_elses_answer_is_taken(
+    shared: Standing, tenant: str, short_dir: Path
+) -> None:
+    gateway = shared.endpoints["gateway"]
+    async with receiving(shared, tenant):
+        desk = Desk(shared, short_dir, tenant)
         files = {
             name: short_dir / name
             for name in ("client_id", "client_secret", "authorization_url", "token_url")
@@ -108,19 +112,19 @@ async def test_a_person_is_led_to_the_provider_and_nobody_elses_answer_is_taken(
         fields = [f"--field={name}={file}" for name, file in files.items()]
         await desk.ask("credential", "put", "login", "--kind", "oauth2_authorization_code", *fields)
         begun = await desk.ask("credential", "authorize", "login")
-        assert begun["authorization_url"].startswith(suite.endpoints["gateway"] + "/oauth/start?ticket=")
+        assert begun["authorization_url"].startswith(gateway + "/oauth/start?ticket=")
         async with httpx.AsyncClient() as browser:
             sent = await browser.get(begun["authorization_url"])
             provider = httpx.URL(sent.headers["location"])
             assert (sent.status_code, provider.host) == (303, "provider.example")
             assert provider.params["code_challenge_method"] == "S256"
-            assert provider.params["redirect_uri"] == suite.endpoints["gateway"] + "/oauth/callback"
+            assert provider.params["redirect_uri"] == gateway + "/oauth/callback"
             assert "HttpOnly" in sent.headers["set-cookie"]
             again = await browser.get(begun["authorization_url"])
             assert again.status_code == 400, "a ticket is good once"
         returned = {"state": provider.params["state"], "code": "stolen"}
         async with httpx.AsyncClient() as stranger:
-            taken = await stranger.get(suite.endpoints["gateway"] + "/oauth/callback", params=returned)
+            taken = await stranger.get(gateway + "/oauth/callback", params=returned)
         assert taken.status_code == 400
         assert "stolen" not in taken.text
         assert (await desk.ask("credential", "show", "login"))["current_version"] == "1"

@@ -13,30 +13,27 @@ import psutil
 import pytest
 
 from tests.scenarios.path import push, receiving
-from tests.scenarios.suite import Suite, until, up
+from tests.scenarios.suite import Standing, until
 
 CALL = re.compile(r"^(\d+\.\d+) (\w+)\((.*)$")
 
 
-def writers(suite: Suite) -> list[int]:
+def writers(suite: Standing) -> list[int]:
     """PostgreSQL's processes, any of which may write the log ahead, and the gateway, which answers."""
     postgres = suite.child("bin/postgres")
-    gateway = next(
-        child for child in psutil.Process(suite.process.pid).children() if "gateway" in child.cmdline()
-    )
+    gateway = next(child for child in psutil.Process(suite.pid).children() if "gateway" in child.cmdline())
     return [gateway.pid, *(process.pid for process in [postgres, *postgres.children(recursive=True)])]
 
 
-@pytest.mark.timeout(180)
-async def test_yes_is_said_after_the_log_was_synced(short_dir: Path) -> None:
+async def test_yes_is_said_after_the_log_was_synced(shared: Standing, tenant: str, short_dir: Path) -> None:
     strace = shutil.which("strace")
     if strace is None:
         pytest.skip("there is no strace to see system calls with")
-    async with up(short_dir / "data") as suite, receiving(suite) as acme:
+    async with receiving(shared, tenant) as acme:
         # Once before, so that everything is warm and the tracer sees one delivery only.
         assert (await acme.send(push(0), "d-0")).status_code == 202
         await acme.stored(1)
-        traced = writers(suite)
+        traced = writers(shared)
         # One file for each process, so that no call's line is cut in two by another process's call.
         traces = short_dir / "trace"
         tracer = await asyncio.create_subprocess_exec(

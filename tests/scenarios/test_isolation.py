@@ -20,13 +20,12 @@ from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from foundation.engines.testing import Served
 from foundation.errors import Code, Problem
 from foundation.identity import describe_method
 from foundation.identity.session import Session
 from foundation.rpc import connect
-from tests.scenarios.inside import Inside, inside
 from tests.scenarios.path import push, receiving
+from tests.scenarios.suite import Standing
 from tieline.common.v1 import options_pb2 as contract
 from tieline.credentials.v1 import tokens_pb2_grpc
 from tieline.credentials.v1.tokens_pb2 import ApiToken, CreateApiTokenRequest
@@ -81,27 +80,32 @@ async def ask(channel: grpc.aio.Channel, method: MethodDescriptor, request: Any)
     }
     try:
         if described.streams:
-            stream = channel.unary_stream(described.path, **options)(request, timeout=5)
+            stream = channel.unary_stream(described.path, **options)(request, timeout=30)
             async for _ in stream:
                 break
         else:
-            await channel.unary_unary(described.path, **options)(request, timeout=5)
+            await channel.unary_unary(described.path, **options)(request, timeout=30)
     except Problem as problem:
         return problem.code
     return None
 
 
 @pytest.fixture
-async def two_tenants(short_dir: Path, engines: Served) -> AsyncIterator[tuple[Inside, AsyncExitStack]]:
-    async with inside(short_dir / "data", engines) as running, AsyncExitStack() as stack:
-        for tenant in ("acme", "other"):
-            receiver = await stack.enter_async_context(receiving(running, tenant))
+async def stack(shared: Standing, tenant: str) -> AsyncIterator[AsyncExitStack]:
+    """For channels; there is the tenant, and another one beside it."""
+    async with AsyncExitStack() as stack:
+        for one in (tenant, other(tenant)):
+            receiver = await stack.enter_async_context(receiving(shared, one))
             assert (await receiver.send(push(1), "d-1")).status_code == 202
             await receiver.stored(1)
-        yield running, stack
+        yield stack
 
 
-async def _token(running: Inside, stack: AsyncExitStack, role: str) -> str:
+def other(tenant: str) -> str:
+    return f"{tenant}-other"
+
+
+async def _token(running: Standing, stack: AsyncExitStack, tenant: str, role: str) -> str:
     api_token = Path(running.endpoints["admin_token_file"]).read_text().strip()
     plain = await stack.enter_async_context(connect(running.endpoints["credentials"]))
     admin = await stack.enter_async_context(
@@ -109,56 +113,56 @@ async def _token(running: Inside, stack: AsyncExitStack, role: str) -> str:
     )
     wanted = ApiToken(roles=[contract.Role.Value(f"ROLE_{role}")])
     made = await tokens_pb2_grpc.TokenServiceStub(admin).CreateApiToken(
-        CreateApiTokenRequest(parent="tenants/acme", api_token=wanted)
+        CreateApiTokenRequest(parent=f"tenants/{tenant}", api_token=wanted)
     )
     return made.secret
 
 
 async def test_no_method_gives_a_foreign_tenant_anything(
-    two_tenants: tuple[Inside, AsyncExitStack],
+    shared: Standing, tenant: str, stack: AsyncExitStack
 ) -> None:
     """Feature: integrations, Property 2 (tenant isolation over the whole API)."""
-    running, stack = two_tenants
     asked = 0
     for role in ROLES:
-        token = await _token(running, stack, role)
-        plain = await stack.enter_async_context(connect(running.endpoints["credentials"]))
+        token = await _token(shared, stack, tenant, role)
+        plain = await stack.enter_async_context(connect(shared.endpoints["credentials"]))
         for service in ("credentials", "registry", "mapper"):
             channel = await stack.enter_async_context(
-                connect(running.endpoints[service], Session(plain, token).token)
+                connect(shared.endpoints[service], Session(plain, token).token)
             )
             for method in await served_methods(channel):
                 rule = describe_method(method)
                 if rule.scope not in (contract.SCOPE_TENANT, contract.SCOPE_PLATFORM):
                     continue
-                code = await ask(channel, method, request_for(method, "other"))
+                code = await ask(channel, method, request_for(method, other(tenant)))
                 assert code in FOREIGN, f"{role} at {rule.path}: {code}"
                 asked += 1
     assert asked > 4 * 60
 
 
-async def test_without_a_token_there_is_nothing_at_all(two_tenants: tuple[Inside, AsyncExitStack]) -> None:
-    running, stack = two_tenants
+async def test_without_a_token_there_is_nothing_at_all(
+    shared: Standing, tenant: str, stack: AsyncExitStack
+) -> None:
     for service in ("credentials", "registry", "mapper"):
-        channel = await stack.enter_async_context(connect(running.endpoints[service]))
+        channel = await stack.enter_async_context(connect(shared.endpoints[service]))
         for method in await served_methods(channel):
             if describe_method(method).scope != contract.SCOPE_PUBLIC:
-                assert await ask(channel, method, request_for(method, "acme")) is Code.TOKEN_MISSING
+                assert await ask(channel, method, request_for(method, tenant)) is Code.TOKEN_MISSING
 
 
-def logins(running: Inside) -> Iterator[tuple[str, str]]:
+def logins(running: Standing) -> Iterator[tuple[str, str]]:
     """Where each service logs in, as its own settings file says."""
     for service in ("credentials", "registry", "mapper"):
         settings = tomllib.loads((running.data / f"run/{service}.toml").read_text())[service]
         yield service, settings["database_url"]
 
 
+@pytest.mark.usefixtures("stack")
 async def test_raw_sql_with_a_services_role_sees_only_the_tenants_it_names(
-    two_tenants: tuple[Inside, AsyncExitStack],
+    shared: Standing, tenant: str
 ) -> None:
-    running, _ = two_tenants
     looked = 0
-    for schema, url in logins(running):
+    for schema, url in logins(shared):
         connection = await asyncpg.connect(url)
         try:
             tables = await connection.fetch(
@@ -167,7 +171,7 @@ async def test_raw_sql_with_a_services_role_sees_only_the_tenants_it_names(
                 schema,
             )
             for (table,) in tables:
-                for tenants, seen in ((None, set()), ("{}", set()), ("{acme}", {"acme"})):
+                for tenants, seen in ((None, set()), ("{}", set()), (f"{{{tenant}}}", {tenant})):
                     async with connection.transaction():
                         if tenants is not None:
                             await connection.execute(

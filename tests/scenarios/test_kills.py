@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.scenarios.path import Receiver, push, receiving
-from tests.scenarios.suite import Suite, up
+from tests.scenarios.suite import Standing, up
 
 CONNECTIONS = 16
 PARTS = {
@@ -25,7 +25,7 @@ PARTS = {
 }
 
 
-def find(suite: Suite, part: str) -> psutil.Process | None:
+def find(suite: Standing, part: str) -> psutil.Process | None:
     """The process, if it is there at this moment."""
     word = PARTS[part]
     for process in suite.descendants():
@@ -62,12 +62,12 @@ async def _sent(receiver: Receiver, number: int) -> bool:
     return answer.status_code != 503
 
 
-async def kill_each(suite: Suite, parts: list[str], rounds: int) -> int:
+async def kill_each(suite: Standing, parts: list[str], rounds: int) -> int:
     """One after another, each as soon as it is there again."""
     kills = 0
     for _ in range(rounds):
         for part in parts:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while (process := find(suite, part)) is None:
                     await asyncio.sleep(0.05)
             process.send_signal(signal.SIGKILL)
@@ -83,18 +83,18 @@ async def accounted(receiver: Receiver, count: int) -> set[str]:
     return ids
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("part", PARTS)
-async def test_what_got_a_yes_survives_the_death_of(short_dir: Path, part: str) -> None:
-    async with up(short_dir / "data") as suite, receiving(suite) as acme, await acme.subscribe("ops") as ops:
+async def test_what_got_a_yes_survives_the_death_of(mortal: Standing, tenant: str, part: str) -> None:
+    async with receiving(mortal, tenant) as acme, await acme.subscribe("ops") as ops:
         sending = asyncio.create_task(send_all(acme, range(200)))
         await acme.stored(20)
-        await kill_each(suite, [part], 1)
+        await kill_each(mortal, [part], 1)
         await asyncio.wait_for(sending, 120)
-        await ops.hear(await accounted(acme, 200), within=60)
+        await ops.hear(await accounted(acme, 200), within=90)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_what_got_a_yes_survives_the_death_of_everything(short_dir: Path) -> None:
     async with up(short_dir / "data") as suite, receiving(suite) as acme:
         await send_all(acme, range(100))

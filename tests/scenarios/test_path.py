@@ -14,8 +14,10 @@ from tieline.mapper.v1 import events_pb2_grpc
 from tieline.mapper.v1.events_pb2 import GetDeliveryRequest, GetEventRequest
 
 
-async def test_a_signed_push_becomes_an_event_that_a_subscriber_hears(installation: Installation) -> None:
-    async with receiving(installation) as acme, await acme.subscribe("ops") as ops:
+async def test_a_signed_push_becomes_an_event_that_a_subscriber_hears(
+    installation: Installation, tenant: str
+) -> None:
+    async with receiving(installation, tenant) as acme, await acme.subscribe("ops") as ops:
         payload = push(1)
         answer = await acme.send(payload, "d-1")
         assert answer.status_code == 202, answer.text
@@ -23,8 +25,8 @@ async def test_a_signed_push_becomes_an_event_that_a_subscriber_hears(installati
         await ops.hear({event.id})
 
         assert event.type == "github.push"
-        assert event.tenant == "tenants/acme"
-        assert event.connection == "tenants/acme/connections/github-main"
+        assert event.tenant == acme.name
+        assert event.connection == f"{acme.name}/connections/github-main"
         assert event.source.plugin == "github"
         assert event.authenticity == AUTHENTICITY_VERIFIED
         body = json.dumps(payload).encode()
@@ -34,13 +36,13 @@ async def test_a_signed_push_becomes_an_event_that_a_subscriber_hears(installati
             (entity.kind, entity.id.rpartition("@")[2].rpartition("/")[2]) for entity in event.entities
         } or any(payload["after"] in entity.id for entity in event.entities)
         stub = events_pb2_grpc.EventServiceStub(acme.mapper)
-        assert (await stub.GetEvent(GetEventRequest(name=f"tenants/acme/events/{event.id}"))).id == event.id
+        assert (await stub.GetEvent(GetEventRequest(name=f"{acme.name}/events/{event.id}"))).id == event.id
         original = await stub.GetDelivery(GetDeliveryRequest(name=event.raw.delivery))
         assert original.body == body
 
 
-async def test_a_bad_signature_is_refused_and_leaves_nothing(installation: Installation) -> None:
-    async with receiving(installation) as acme:
+async def test_a_bad_signature_is_refused_and_leaves_nothing(installation: Installation, tenant: str) -> None:
+    async with receiving(installation, tenant) as acme:
         assert (await acme.send(push(1), "d-1", secret="another")).status_code == 401
         assert (await acme.send(push(2), "d-2")).status_code == 202
         [event] = await acme.stored(1)
@@ -49,8 +51,8 @@ async def test_a_bad_signature_is_refused_and_leaves_nothing(installation: Insta
         )
 
 
-async def test_a_delivery_sent_twice_is_stored_once(installation: Installation) -> None:
-    async with receiving(installation) as acme:
+async def test_a_delivery_sent_twice_is_stored_once(installation: Installation, tenant: str) -> None:
+    async with receiving(installation, tenant) as acme:
         first = await acme.send(push(1), "d-1")
         again = await acme.send(push(1), "d-1")
         assert (first.status_code, again.status_code) == (202, 200)
@@ -59,8 +61,8 @@ async def test_a_delivery_sent_twice_is_stored_once(installation: Installation) 
         assert len(await acme.stored(2)) == 2
 
 
-async def test_one_tenant_hears_nothing_of_another(installation: Installation) -> None:
-    async with receiving(installation) as acme, receiving(installation, "other") as other:
+async def test_one_tenant_hears_nothing_of_another(installation: Installation, tenant: str) -> None:
+    async with receiving(installation, tenant) as acme, receiving(installation, f"{tenant}-other") as other:
         async with await acme.subscribe("ops") as ops, await other.subscribe("ops") as theirs:
             await acme.send(push(1), "d-1")
             await other.send(push(2), "d-1")
@@ -71,12 +73,12 @@ async def test_one_tenant_hears_nothing_of_another(installation: Installation) -
             assert set(theirs.heard) == {its.id}
         stub = events_pb2_grpc.EventServiceStub(acme.mapper)
         with pytest.raises(Problem) as refused:
-            await stub.GetEvent(GetEventRequest(name=f"tenants/acme/events/{its.id}"))
+            await stub.GetEvent(GetEventRequest(name=f"{acme.name}/events/{its.id}"))
         assert refused.value.code is Code.NOT_FOUND
 
 
-async def test_a_ping_is_taken_and_becomes_no_event(installation: Installation) -> None:
-    async with receiving(installation) as acme:
+async def test_a_ping_is_taken_and_becomes_no_event(installation: Installation, tenant: str) -> None:
+    async with receiving(installation, tenant) as acme:
         ping = {"zen": "Keep it logically awesome.", "hook_id": 1, "repository": push(1)["repository"]}
         assert (await acme.send(ping, "d-0", event="ping")).status_code == 202
         await acme.send(push(1), "d-1")

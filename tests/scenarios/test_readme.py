@@ -55,7 +55,7 @@ def clone(short_dir: Path) -> Path:
     return target
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_a_newcomer_gets_what_the_readme_promises(clone: Path) -> None:
     environment = {
         name: value
@@ -87,7 +87,7 @@ async def test_a_newcomer_gets_what_the_readme_promises(clone: Path) -> None:
         started = psutil.Process(make.pid).children(recursive=True) if make.returncode is None else []
         os.killpg(make.pid, signal.SIGINT)
         await make.wait()
-        await until(lambda: not [process for process in started if alive(process)], 15)
+        await until(lambda: not [process for process in started if alive(process)], 30)
     assert "stopped" in log.read_text()
     stubs = list((clone / "sdk/python/src/tieline").glob("*/v1/*_pb2.py"))
     assert stubs, "the stubs were not made"

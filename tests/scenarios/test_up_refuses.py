@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scenarios.suite import tieline, up
+from tests.scenarios.suite import Standing, tieline, up
 
 
 async def refused(data: Path, *arguments: str) -> str:
@@ -90,11 +90,10 @@ async def test_a_directory_that_cannot_be(short_dir: Path) -> None:
     assert "/proc/sys" in await refused(Path("/proc/sys/data"))
 
 
-async def test_a_directory_in_use(short_dir: Path) -> None:
-    async with up(short_dir) as first:
-        said = await refused(short_dir)
-        assert f"in use by process {first.process.pid}" in said
-        assert (await tieline("status", "--data", str(short_dir)))[0] == 0
+async def test_a_directory_in_use(shared: Standing) -> None:
+    said = await refused(shared.data)
+    assert f"in use by process {shared.pid}" in said
+    assert (await tieline("status", "--data", str(shared.data)))[0] == 0
 
 
 async def test_a_password_that_does_not_fit_its_cluster(short_dir: Path) -> None:

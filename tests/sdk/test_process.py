@@ -81,12 +81,12 @@ async def failed(call: Any) -> tuple[grpc.StatusCode, str, str]:
 
 
 async def test_it_says_what_its_manifest_says_and_proves_its_launch(plugin: Running) -> None:
-    answer = await plugin.stub.Describe(plugin_pb2.DescribeRequest(), timeout=5)
+    answer = await plugin.stub.Describe(plugin_pb2.DescribeRequest(), timeout=30)
     assert answer.manifest == read_manifest(plugin.folder / "plugin.toml")
     assert answer.launch_proof == hmac.digest(NONCE, plugin.address.encode(), hashlib.sha256)
     assert answer.sdk.startswith("tieline-python ")
     health: Any = health_pb2_grpc.HealthStub(plugin.channel)
-    state = await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+    state = await health.Check(health_pb2.HealthCheckRequest(), timeout=30)
     assert state.status == health_pb2.HealthCheckResponse.SERVING
 
 
@@ -96,7 +96,7 @@ async def test_every_call_needs_a_deadline(plugin: Running) -> None:
 
 
 async def test_what_it_does_not_do_is_unimplemented(plugin: Running) -> None:
-    said = await failed(plugin.stub.Execute(ExecuteRequest(), timeout=5))
+    said = await failed(plugin.stub.Execute(ExecuteRequest(), timeout=30))
     assert said[:2] == (grpc.StatusCode.UNIMPLEMENTED, "UNSUPPORTED")
 
 
@@ -105,12 +105,12 @@ async def test_it_answers_only_for_exactly_what_it_holds(plugin: Running) -> Non
 
     def check(revision: int, *credentials: CredentialVersion) -> Any:
         context = pb.InstanceContext(instance_id="i", config_revision=revision, credentials=credentials)
-        return stub.HealthCheck(pb.HealthCheckRequest(context=context), timeout=5)
+        return stub.HealthCheck(pb.HealthCheckRequest(context=context), timeout=30)
 
     precondition = grpc.StatusCode.FAILED_PRECONDITION
     assert await failed(check(1)) == (precondition, "NOT_PREPARED", "INSTANCE_NOT_INITIALIZED")
     for _ in range(2):
-        await stub.Initialize(pb.InitializeRequest(instance_id="i", config_revision=1), timeout=5)
+        await stub.Initialize(pb.InitializeRequest(instance_id="i", config_revision=1), timeout=30)
     assert (await check(1)).state == pb.HealthCheckResponse.STATE_OK
     assert await failed(check(2)) == (precondition, "NOT_PREPARED", "REVISION_MISMATCH")
     wanted = CredentialVersion(slot="api", version=2)
@@ -120,7 +120,7 @@ async def test_it_answers_only_for_exactly_what_it_holds(plugin: Running) -> Non
         material = pb.CredentialMaterial(
             version=CredentialVersion(slot="api", version=version), fields={"token": b"canary"}
         )
-        return stub.Authenticate(pb.AuthenticateRequest(instance_id="i", credential=material), timeout=5)
+        return stub.Authenticate(pb.AuthenticateRequest(instance_id="i", credential=material), timeout=30)
 
     assert (await give(2)).held_version == 2
     assert (await check(1, wanted)).state == pb.HealthCheckResponse.STATE_OK
@@ -128,32 +128,32 @@ async def test_it_answers_only_for_exactly_what_it_holds(plugin: Running) -> Non
     assert (stale.held_version, stale.stale) == (2, True)
     assert (await give(3)).held_version == 3
     await check(1, wanted)  # a newer one will do
-    await stub.Initialize(pb.InitializeRequest(instance_id="i", config_revision=2), timeout=5)
+    await stub.Initialize(pb.InitializeRequest(instance_id="i", config_revision=2), timeout=30)
     await check(2, wanted)  # new settings, the same credentials
     withdrawn = CredentialVersion(slot="api", version=3)
-    gone = await stub.Authenticate(pb.AuthenticateRequest(instance_id="i", withdrawn=withdrawn), timeout=5)
+    gone = await stub.Authenticate(pb.AuthenticateRequest(instance_id="i", withdrawn=withdrawn), timeout=30)
     assert gone.held_version == 0
     assert (await failed(check(2, wanted)))[2] == "CREDENTIAL_MISSING"
-    await stub.Release(pb.ReleaseRequest(instance_id="i"), timeout=5)
-    await stub.Release(pb.ReleaseRequest(instance_id="never"), timeout=5)
+    await stub.Release(pb.ReleaseRequest(instance_id="i"), timeout=30)
+    await stub.Release(pb.ReleaseRequest(instance_id="never"), timeout=30)
     assert (await failed(check(2)))[2] == "INSTANCE_NOT_INITIALIZED"
 
 
 async def test_settings_that_cannot_work_are_told_and_not_taken(plugin: Running) -> None:
     bad = pb.InitializeRequest(instance_id="i", config_revision=1, settings=b'{"word": "forbidden"}')
-    said = await failed(plugin.stub.Initialize(bad, timeout=5))
+    said = await failed(plugin.stub.Initialize(bad, timeout=30))
     assert said == (grpc.StatusCode.FAILED_PRECONDITION, "INVALID_CONFIG", "SETTINGS_REFUSED")
     bad.validate_only = True
-    looked = await plugin.stub.Initialize(bad, timeout=5)
+    looked = await plugin.stub.Initialize(bad, timeout=30)
     assert [(item.pointer, item.summary) for item in looked.diagnostics] == [
         ("/word", "that word is forbidden")
     ]
     not_json = pb.InitializeRequest(instance_id="i", config_revision=1, settings=b"[")
-    assert (await failed(plugin.stub.Initialize(not_json, timeout=5)))[2] == "SETTINGS_NOT_JSON"
+    assert (await failed(plugin.stub.Initialize(not_json, timeout=30)))[2] == "SETTINGS_NOT_JSON"
 
 
 async def test_unknown_groups_fail_and_their_neighbours_do_not(plugin: Running) -> None:
-    await plugin.stub.Initialize(pb.InitializeRequest(instance_id="i", config_revision=1), timeout=5)
+    await plugin.stub.Initialize(pb.InitializeRequest(instance_id="i", config_revision=1), timeout=30)
     item = transform_pb2.TransformInput(input_id="1", payload=b'{"say": "hello"}')
     groups = [
         transform_pb2.TransformGroup(
@@ -161,7 +161,7 @@ async def test_unknown_groups_fail_and_their_neighbours_do_not(plugin: Running) 
         )
         for name, revision in (("i", 1), ("i", 2), ("j", 1))
     ]
-    answer = await plugin.stub.TransformData(transform_pb2.TransformDataRequest(groups=groups), timeout=5)
+    answer = await plugin.stub.TransformData(transform_pb2.TransformDataRequest(groups=groups), timeout=30)
     assert [result.failure.reason for result in answer.results] == [
         "",
         "REVISION_MISMATCH",
@@ -171,8 +171,8 @@ async def test_unknown_groups_fail_and_their_neighbours_do_not(plugin: Running) 
 
 
 async def test_shutdown_ends_it_with_0_and_nothing_on_stdout(plugin: Running) -> None:
-    await plugin.stub.Shutdown(plugin_pb2.ShutdownRequest(), timeout=5)
-    assert plugin.process.wait(10) == 0
+    await plugin.stub.Shutdown(plugin_pb2.ShutdownRequest(), timeout=30)
+    assert plugin.process.wait(30) == 0
     assert plugin.process.stdout is not None
     assert plugin.process.stdout.read() == b""
 

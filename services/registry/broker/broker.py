@@ -16,7 +16,8 @@ from services.registry.broker.batches import Batch, Share, cut
 from services.registry.broker.serving import Connections, Served
 from services.registry.broker.verdicts import Declared, judged
 from services.registry.host.host import Host
-from services.registry.host.process import Launch, PluginDown, PluginProcess
+from services.registry.host.launch import Launch
+from services.registry.host.process import PluginDown, PluginProcess
 from tieline.common.v1.failure_pb2 import Failure, FailureKind
 from tieline.plugin.v1.instance_pb2 import InitializeRequest, InstanceContext
 from tieline.plugin.v1.transform_pb2 import (

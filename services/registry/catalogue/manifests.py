@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Self
 
+from services.registry.catalogue.checks import CHECKS
 from services.registry.catalogue.toml_lines import line_of
+from services.registry.catalogue.versions import Version
 from tieline.plugin.v1.manifest_pb2 import Manifest
 from tieline.sdk.manifest import ManifestError, read_manifest
 
 BUILT_IN = Path(__file__).resolve().parents[2] / "plugins"
-CONTRACT = 1
-
-_NAME = re.compile(r"[a-z][a-z0-9-]{1,62}")
-_PART = re.compile(r"[a-z][a-z0-9_]{0,62}")
-_VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?")
-_TYPE = re.compile(r"[a-z][a-z0-9_-]*(\.[a-z][a-z0-9_]*)+")
-_SECRET = re.compile(r"(?i)(password|passwd|secret|token|private_?key|api_?key|credential)")
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """One plugin as its folder says it."""
-
-    folder: Path
-    manifest: Manifest
-
-    @property
-    def name(self) -> str:
-        return self.manifest.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,119 +29,81 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """One plugin as its folder says it."""
+
+    folder: Path
+    manifest: Manifest
+    objection: Refused | None = None
+    """What is wrong with what lies there now; this is what lay there before."""
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def version(self) -> Version:
+        return Version.parse(self.manifest.version)
+
+    @property
+    def key(self) -> tuple[str, Version]:
+        return self.name, self.version
+
+
+@dataclass(frozen=True, slots=True)
 class Discovery:
-    plugins: tuple[Found, ...]
+    """What lies in the directories: several versions of a plugin side by side, and what is wrong with the rest."""
+
+    plugins: Mapping[tuple[str, Version], Found]
     problems: tuple[Refused, ...]
 
+    @classmethod
+    def of(cls, read: Iterable[tuple[Path, Found | Refused]]) -> Self:
+        """Who comes first keeps name and version."""
+        plugins: dict[tuple[str, Version], Found] = {}
+        problems: list[Refused] = []
+        for file, found in read:
+            if isinstance(found, Refused):
+                problems.append(found)
+                continue
+            if found.objection is not None:
+                problems.append(found.objection)
+            first = plugins.setdefault(found.key, found)
+            if first is not found:
+                why = f"{first.folder} has {first.name} {first.version} already"
+                problems.append(refused(file, ManifestError(("version",), why)))
+        return cls(plugins, tuple(problems))
 
-def discover(directories: Sequence[Path]) -> Discovery:
-    """Every folder with a `plugin.toml`: the directories themselves, and what lies directly in them."""
-    plugins: dict[str, Found] = {}
-    problems: list[Refused] = []
-    for file in _files(directories):
-        try:
-            found = Found(file.parent, read_checked(file))
-        except ManifestError as error:
-            problems.append(_refused(file, error))
+
+def files(directories: Sequence[Path]) -> Iterator[Path]:
+    """Every `plugin.toml`: of the directories themselves, of what lies in them, and of versions in folders there."""
+    for directory in dict.fromkeys(path.resolve() for path in directories):
+        own = directory / "plugin.toml"
+        if own.is_file():
+            yield own
             continue
-        first = plugins.setdefault(found.name, found)
-        if first is not found:
-            again = ManifestError(("name",), f"{first.folder} has the plugin {found.name} already")
-            problems.append(_refused(file, again))
-    return Discovery(tuple(plugins.values()), tuple(problems))
+        for folder in sorted(path for path in directory.glob("*") if path.is_dir()):
+            inside = folder / "plugin.toml"
+            yield from [inside] if inside.is_file() else sorted(folder.glob("*/plugin.toml"))
+
+
+def read(file: Path) -> Found | Refused:
+    try:
+        return Found(file.parent, read_checked(file))
+    except ManifestError as error:
+        return refused(file, error)
 
 
 def read_checked(file: Path) -> Manifest:
-    """The manifest, if everything in it fits together."""
+    """The manifest, if everything in it fits together and lies beside it."""
     manifest = read_manifest(file)
-    for check in (_check_itself, _check_settings, _check_names, _check_events, _check_webhooks):
-        check(manifest)
+    for check in CHECKS:
+        check(manifest, file.parent)
     return manifest
 
 
-def _files(directories: Sequence[Path]) -> Iterator[Path]:
-    for directory in dict.fromkeys(path.resolve() for path in directories):
-        own = directory / "plugin.toml"
-        yield from [own] if own.is_file() else sorted(directory.glob("*/plugin.toml"))
-
-
-def _refused(file: Path, error: ManifestError) -> Refused:
+def refused(file: Path, error: ManifestError) -> Refused:
     line = error.line
     if not line and error.place:
         line = line_of(file.read_text(errors="replace"), error.place)
     return Refused(file, line, "".join(f"/{part}" for part in error.place), error.why)
-
-
-def _check_itself(manifest: Manifest) -> None:
-    if not _NAME.fullmatch(manifest.name):
-        raise ManifestError(("name",), "a name is 2 to 63 lower-case letters, digits and dashes")
-    if not _VERSION.fullmatch(manifest.version):
-        raise ManifestError(("version",), "a version is three numbers, as in 1.4.0")
-    if manifest.contract != CONTRACT:
-        raise ManifestError(("contract",), f"this host speaks contract {CONTRACT}")
-    if manifest.runtime.WhichOneof("kind") != "process":
-        raise ManifestError(("runtime",), "only [runtime.process] can be started here")
-    if not manifest.runtime.process.command:
-        raise ManifestError(("runtime", "process", "command"), "it names no program")
-
-
-def _check_settings(manifest: Manifest) -> None:
-    if not manifest.settings_schema:
-        return
-    schema = json.loads(manifest.settings_schema)
-    for name, value in dict(schema.get("properties", {})).items():
-        place = ("settings_schema", "properties", name)
-        if _SECRET.search(name):
-            raise ManifestError(place, "it looks like a secret; secrets belong into a credential slot")
-        if not isinstance(value, dict):
-            raise ManifestError(place, "a schema is a table")
-    if _has_remote_reference(schema):
-        raise ManifestError(("settings_schema",), "references outside the schema are not followed")
-
-
-def _has_remote_reference(schema: object) -> bool:
-    if isinstance(schema, dict):
-        reference = schema.get("$ref", "#")
-        remote = isinstance(reference, str) and not reference.startswith("#")
-        return remote or any(map(_has_remote_reference, schema.values()))
-    return isinstance(schema, list) and any(map(_has_remote_reference, schema))
-
-
-def _check_names(manifest: Manifest) -> None:
-    lists: dict[str, Sequence[Any]] = {
-        "credential_slots": manifest.credential_slots,
-        "streams": manifest.streams,
-        "webhooks": manifest.webhooks,
-        "actions": manifest.actions,
-        "lookups": manifest.lookups,
-    }
-    for key, items in lists.items():
-        seen: set[str] = set()
-        for index, item in enumerate(items):
-            if not _PART.fullmatch(item.name):
-                raise ManifestError((key, index, "name"), "a name is lower-case letters, digits and _")
-            if item.name in seen:
-                raise ManifestError((key, index, "name"), f"{item.name} stands here twice")
-            seen.add(item.name)
-
-
-def _check_events(manifest: Manifest) -> None:
-    seen: set[str] = set()
-    for index, event in enumerate(manifest.event_types):
-        place = ("event_types", index, "type")
-        if not _TYPE.fullmatch(event.type) or not event.type.startswith(f"{manifest.name}."):
-            raise ManifestError(place, f"a type is dotted and begins with {manifest.name}.")
-        if event.type in seen:
-            raise ManifestError(place, f"{event.type} stands here twice")
-        seen.add(event.type)
-
-
-def _check_webhooks(manifest: Manifest) -> None:
-    slots = {slot.name for slot in manifest.credential_slots}
-    for index, webhook in enumerate(manifest.webhooks):
-        scheme = webhook.signature.WhichOneof("scheme")
-        if scheme is None:
-            raise ManifestError(("webhooks", index, "signature"), "without one its endpoint stays closed")
-        if scheme in {"hmac", "token"} and (webhook.slot or "webhook") not in slots:
-            place = ("webhooks", index, "slot")
-            raise ManifestError(place, f"there is no credential slot {webhook.slot or 'webhook'}")

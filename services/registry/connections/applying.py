@@ -94,12 +94,13 @@ class Applier:
             log.exception("a connection could not be applied", connection=connection.name)
 
     async def _apply(self, connection: Connection) -> None:
-        failure = await self._broker.initialize(connection.served(connection.revision))
+        served = connection.served(connection.revision)
+        failure = await self._broker.initialize(served)
+        process = self._host.route(served)
         async with self._worker.across_tenants() as work:
-            if failure is None:
-                manifest = self._host.processes[connection.plugin].manifest
-                await store.applied(work, connection, manifest.version, self._clock.now())
-            else:
+            if failure is None and process is not None:
+                await store.applied(work, connection, process.manifest.version, self._clock.now())
+            elif failure is not None:
                 await self._postpone_or_fail(work, connection, failure)
         self._picture.notice()
 

@@ -1,23 +1,39 @@
-"""The plugin host: every plugin that was found, each as a process of its own. It knows no tenants."""
+"""The plugin host: every plugin of the catalogue as a process of its own, or several. It knows no tenants.
+
+One version of a plugin serves whoever pins none; others run beside it as long as somebody needs them, and so do
+processes that somebody wants apart. What the catalogue gains or loses is started or ended while all others serve.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from types import MappingProxyType
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol, Self
 
 import structlog
 
+from foundation.clock import Clock, SystemClock
+from foundation.clock.tasks import end
+from foundation.errors import Problem
 from foundation.process.restart import RestartPolicy
-from services.registry.catalogue.manifests import Discovery
+from foundation.process.supervised import State
+from foundation.store.errors import StoreError
+from services.registry.catalogue.catalogue import Catalogue, Published
+from services.registry.catalogue.ledger import Key, Ledger
+from services.registry.catalogue.versions import ANY, Range, Version
 from services.registry.host.process import PluginProcess
 from services.registry.host.sandbox import Sandbox
 from services.registry.host.socket_room import SocketRoom
+from services.registry.host.watchdog import Patience
 from tieline.plugin.v1.manifest_pb2 import Manifest
 
 log = structlog.get_logger(__name__)
+
+LOOK_SECONDS = 10.0
+IDLE_SECONDS = 600.0
+"""Without a call for so long, a process that runs beside the serving one is ended."""
 
 
 class Routed(Protocol):
@@ -31,38 +47,206 @@ class Routed(Protocol):
     def cell(self) -> str: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Room for one process."""
+
+    plugin: str
+    version: Version
+    cell: str = ""
+
+    @property
+    def key(self) -> Key:
+        return self.plugin, self.version
+
+
 class Host:
-    def __init__(self, discovery: Discovery, processes: Mapping[str, PluginProcess]) -> None:
-        self.discovery = discovery
-        self.processes = processes
+    """`async with` it: plugins are started side by side and waited for by nobody."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        ledger: Ledger,
+        room: SocketRoom,
+        *,
+        policy: RestartPolicy | None = None,
+        sandbox: Sandbox | None = None,
+        patience: Patience | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.catalogue = catalogue
+        self._ledger, self._room, self._policy = ledger, room, policy
+        self._sandbox, self._patience = sandbox, patience
+        self._clock = clock or SystemClock()
+        self._slots: dict[Slot, PluginProcess] = {}
+        self._serving: dict[str, Version] = {}
+        self._ending: dict[PluginProcess, asyncio.Task[None]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._reconcile()
+        self._task = asyncio.create_task(self._keep(), name="keep plugins as the catalogue has them")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await end(self._task)
+        for task in self._ending.values():
+            task.cancel()
+        every = [*self._slots.values(), *self._ending]
+        await asyncio.gather(*(process.aclose() for process in every), return_exceptions=True)
+
+    @property
+    def processes(self) -> Mapping[str, PluginProcess]:
+        """The processes that serve whoever wants nothing special, by plugin."""
+        return {
+            slot.plugin: process
+            for slot, process in self._slots.items()
+            if not slot.cell and self._serving.get(slot.plugin) == slot.version
+        }
+
+    def everything(self) -> Iterator[PluginProcess]:
+        """Every process there is, those that are about to end included."""
+        yield from self._slots.values()
+        yield from self._ending
+
+    def serving(self, plugin: str) -> Version | None:
+        """The version that serves whoever pins none."""
+        return self._serving.get(plugin)
 
     def route(self, call: Routed) -> PluginProcess | None:
-        """The process for it; None where no fitting version is installed."""
-        return self.processes.get(call.plugin)
+        """The process for it, started if need be; None where no fitting version can be."""
+        published = self._published(call.plugin, call.version_range)
+        if published is None or not published.startable:
+            return None
+        return self.beside(published, call.cell)
 
-    def manifest(self, plugin: str) -> Manifest | None:
-        process = self.processes.get(plugin)
-        return process.manifest if process else None
+    def manifest(self, plugin: str, version_range: str = "") -> Manifest | None:
+        published = self._published(plugin, version_range)
+        return None if published is None else published.manifest
 
+    def beside(self, published: Published, cell: str = "") -> PluginProcess:
+        """The process of this very version, whichever serves."""
+        slot = Slot(published.name, published.version, cell)
+        if slot not in self._slots:
+            self._slots[slot] = self._made(published, cell)
+        return self._slots[slot]
 
-@asynccontextmanager
-async def open_host(
-    discovery: Discovery,
-    room: SocketRoom,
-    policy: RestartPolicy | None = None,
-    sandbox: Sandbox | None = None,
-) -> AsyncIterator[Host]:
-    """Start them all side by side and wait for none: a slow or broken one is its own connections' trouble."""
-    for problem in discovery.problems:
-        log.error("a plugin's manifest is refused", why=problem.sentence)
-    processes = {
-        found.name: PluginProcess(found, room, policy, sandbox)
-        for found in discovery.plugins
-        if found.manifest.status != Manifest.STATUS_INACTIVE
-    }
-    for process in processes.values():
+    async def shift(self, plugin: str, version: Version) -> None:
+        """From now on this version serves whoever pins none. Calls in flight finish where they are."""
+        self._serving[plugin] = version
+        await self._remember(plugin, version)
+
+    def retire(self, plugin: str, version: Version) -> None:
+        """End what runs of a version, each process once its calls are finished."""
+        for slot in [slot for slot in self._slots if slot.key == (plugin, version)]:
+            self._end(slot)
+
+    def _published(self, plugin: str, version_range: str) -> Published | None:
+        """The serving version where that fits, else the newest that does."""
+        content, range_ = self.catalogue.content, _range(version_range)
+        serving = self._serving.get(plugin)
+        if serving is not None and range_.admits(serving) and (plugin, serving) in content.published:
+            return content.published[plugin, serving]
+        fitting = [
+            one
+            for one in content.versions(plugin)
+            if range_.admits(one.version) and one.status != Manifest.STATUS_INACTIVE
+        ]
+        return next((one for one in fitting if one.startable), fitting[0] if fitting else None)
+
+    async def _keep(self) -> None:
+        while True:
+            await self._turned()
+            try:
+                await self._reconcile()
+            except Exception:  # a task's border: what runs goes on
+                log.exception("the plugins could not be brought in line with the catalogue")
+
+    async def _turned(self) -> None:
+        """Until the catalogue changes; now and then there is something to tidy up as well."""
+        turned = asyncio.ensure_future(self.catalogue.turned())
+        await asyncio.wait([turned], timeout=LOOK_SECONDS)
+        turned.cancel()
+
+    async def _reconcile(self) -> None:
+        published = self.catalogue.content.published
+        for slot, process in list(self._slots.items()):
+            wanted = published.get(slot.key)
+            if wanted is None or not wanted.startable or self._is_idle(slot, process):
+                self._end(slot)
+            elif (wanted.digest, wanted.environment) != (
+                process.published.digest,
+                process.published.environment,
+            ):
+                log.info("a plugin's files changed", plugin=slot.plugin, version=str(slot.version))
+                self._end(slot)
+                self._slots[slot] = self._made(wanted, slot.cell)
+        tracks = await self._tracks()
+        for plugin in self.catalogue.content.names():
+            if (version := self._choice(plugin, tracks.get(plugin))) is None:
+                continue
+            if self._serving.get(plugin) != version:
+                self._serving[plugin] = version
+                await self._remember(plugin, version)
+            self.beside(published[plugin, version])
+        for plugin in self._serving.keys() - set(self.catalogue.content.names()):
+            del self._serving[plugin]
+
+    def _choice(self, plugin: str, tracked: Version | None) -> Version | None:
+        """The version that shall serve: the one that does, unless it cannot any more."""
+        able = [one for one in self.catalogue.content.versions(plugin) if one.startable]
+        active = [one for one in able if one.status == Manifest.STATUS_ACTIVE] or able
+        present = self._serving.get(plugin) or tracked
+        if present is None or present not in {one.version for one in able}:
+            return active[0].version if active else None
+        process = self._slots.get(Slot(plugin, present))
+        if process is not None and process.state is State.FAILED and active[0].version > present:
+            log.info(
+                "a new version takes over from one in quarantine",
+                plugin=plugin,
+                version=str(active[0].version),
+            )
+            return active[0].version
+        return present
+
+    async def _tracks(self) -> Mapping[str, Version]:
+        try:
+            return await self._ledger.tracks()
+        except (Problem, StoreError) as away:
+            log.warning("which versions shall serve is not known now", why=str(away))
+            return {}
+
+    async def _remember(self, plugin: str, version: Version) -> None:
+        try:
+            await self._ledger.serve(plugin, version)
+        except (Problem, StoreError) as away:
+            log.warning("which version serves is not remembered", plugin=plugin, why=str(away))
+
+    def _is_idle(self, slot: Slot, process: PluginProcess) -> bool:
+        if not slot.cell and self._serving.get(slot.plugin) == slot.version:
+            return False
+        return not process.calls_in_flight and self._clock.monotonic() - process.idle_since > IDLE_SECONDS
+
+    def _made(self, published: Published, cell: str) -> PluginProcess:
+        process = PluginProcess(
+            published,
+            self._room,
+            cell=cell,
+            policy=self._policy,
+            sandbox=self._sandbox,
+            patience=self._patience,
+            clock=self._clock,
+        )
         process.start()
-    try:
-        yield Host(discovery, MappingProxyType(processes))
-    finally:
-        await asyncio.gather(*(process.aclose() for process in processes.values()))
+        return process
+
+    def _end(self, slot: Slot) -> None:
+        process = self._slots.pop(slot)
+        task = asyncio.create_task(process.drain(), name=f"end {slot.plugin} {slot.version}")
+        self._ending[process] = task
+        task.add_done_callback(lambda _: self._ending.pop(process, None))
+
+
+@lru_cache(maxsize=1024)
+def _range(text: str) -> Range:
+    return Range.parse(text) if text else ANY

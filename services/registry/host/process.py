@@ -1,37 +1,42 @@
-"""One plugin as a supervised child: started, proven to be what its manifest says, called, started again."""
+"""One plugin as a supervised child: started, proven to be what its manifest says, called, watched, started again."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
-import hmac
-import random
 import secrets
-import sys
-import time
+import shutil
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc.aio
+import psutil
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from foundation.clock import Clock, SystemClock
+from foundation.clock.tasks import end
 from foundation.process.child import Child
-from foundation.process.command import Command, Limits, clean_env
-from foundation.process.errors import ProcessError
+from foundation.process.errors import HopelessError, ProcessError
 from foundation.process.output import Line
-from foundation.process.restart import GiveUp, RestartPolicy, Restarts
+from foundation.process.restart import RestartPolicy
 from foundation.process.supervised import Report, Rules, State, Supervised
 from foundation.rpc import options
+from services.registry.catalogue.catalogue import Published
+from services.registry.catalogue.checks import CONTRACTS
 from services.registry.catalogue.describing import difference
-from services.registry.catalogue.manifests import Found
+from services.registry.egress.refusals import Refusal
 from services.registry.host.capacity import Capacity
-from services.registry.host.sandbox import Enclosure, Sandbox
+from services.registry.host.crashes import Crash, redacted
+from services.registry.host.launch import GRACE_SECONDS, Launch, command_for, memory_limit
+from services.registry.host.orphans import end_orphans
+from services.registry.host.sandbox import Sandbox
 from services.registry.host.socket_room import SocketRoom
+from services.registry.host.watchdog import Patience, Watchdog
 from tieline.plugin.v1 import plugin_pb2, plugin_pb2_grpc
 
 log = structlog.get_logger(__name__)
@@ -40,22 +45,17 @@ HOST = "tieline 0.1.0"
 DESCRIBE_SECONDS = 5.0
 LOOK_SECONDS = 1.0
 CALLS_IN_FLIGHT = 8
-MEMORY_BYTES = 256 * 1024 * 1024
-OPEN_FILES = 1024
 STARTUP_SECONDS = 30.0
-GRACE_SECONDS = 4.0
-"""From SIGTERM to SIGKILL: less than our own parent allows us."""
-
-
+CRASHES_TOLD = 10
+DRAIN_SECONDS = 20.0
+"""How long calls in flight may take before their process is ended in spite of them."""
 CHANNEL_GRACE_SECONDS = 1.0
 """Calls on a dead process's channel end by themselves, and sooner than this."""
-
-
 NOTICE_SECONDS = 1.0
 """How long the end of a process may take to become known after its connection broke."""
 
 
-class PluginRefused(ProcessError):  # noqa: N818 - it is refused
+class PluginRefused(HopelessError):  # noqa: N818 - it is refused
     """The process is not what the manifest says. Starting it again will not help."""
 
 
@@ -63,56 +63,60 @@ class PluginDown(ProcessError):  # noqa: N818 - it is down
     """There is no process to call, now or for good."""
 
 
-@dataclass(slots=True)
-class Launch:
-    """One life of the process, as its client sees it. What it holds ready is forgotten with it."""
-
-    socket: Path
-    nonce: bytes
-    channel: grpc.aio.Channel
-    stub: plugin_pb2_grpc.PluginServiceAsyncStub
-    enclosure: Enclosure = field(default_factory=Enclosure)
-    prepared: dict[str, int] = field(default_factory=dict)
-    """Revisions held, by instance."""
-    crash: Report | None = None
-    """How this life ended, once it has."""
-
-    @property
-    def address(self) -> str:
-        return f"unix://{self.socket}"
-
-
-PATIENT = RestartPolicy(cap=15.0, crash_limit=None)
-"""A plugin serves every tenant and nobody can release it yet, so it is tried again for ever, with capped pauses."""
-
-
 class PluginProcess:
     """From `start` to `aclose` it is kept alive. What goes wrong inside is told, never raised at its owner."""
 
     def __init__(
         self,
-        found: Found,
+        published: Published,
         room: SocketRoom,
+        *,
+        cell: str = "",
         policy: RestartPolicy | None = None,
         sandbox: Sandbox | None = None,
+        patience: Patience | None = None,
+        clock: Clock | None = None,
     ) -> None:
-        self.found = found
-        self.manifest = found.manifest
+        self.published = published
+        self.manifest = published.manifest
+        self.cell = cell
         self.trouble = ""
+        self.crashes: deque[Crash] = deque(maxlen=CRASHES_TOLD)
+        """Newest first."""
+        self.starts = 0
         self._room = room
-        self._policy = policy or PATIENT
         self._sandbox = sandbox or Sandbox()
+        self._patience = patience or Patience()
+        self._clock = clock or SystemClock()
+        self.since = self._clock.now()
         self._capacity = Capacity(self.manifest.limits.calls_in_flight or CALLS_IN_FLIGHT)
         self._launch: Launch | None = None
         self._closing: set[asyncio.Task[None]] = set()
-        self._supervised = self._supervise()
-        self._given_up = False
         self._turned = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._draining = False
+        self._scratch: Path | None = None
+        self._refused_before: list[Refusal] = []
+        self.idle_since = self._clock.monotonic()
+        startup = self.manifest.limits.startup
+        within = startup.ToTimedelta().total_seconds() if startup.ByteSize() else STARTUP_SECONDS
+        self._supervised = Supervised(
+            self.name,
+            self._start,
+            self._look,
+            Rules(ready_within=within, policy=policy or RestartPolicy()),
+            on_change=self._changed,
+        )
 
     @property
     def name(self) -> str:
         return self.manifest.name
+
+    @property
+    def resource(self) -> str:
+        """Its name for people and programs, the same over all its lives."""
+        apart = f"-{self.cell}" if self.cell else ""
+        return f"plugins/{self.name}/processes/{self.manifest.version.replace('.', '-')}{apart}"
 
     @property
     def pid(self) -> int | None:
@@ -121,16 +125,57 @@ class PluginProcess:
 
     @property
     def state(self) -> State:
-        return State.FAILED if self._given_up else self._supervised.state
+        return self._supervised.state
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    @property
+    def calls_in_flight(self) -> int:
+        return self._capacity.in_use
+
+    @property
+    def launch(self) -> Launch | None:
+        """The present life."""
+        return self._launch
+
+    @property
+    def refused(self) -> list[Refusal]:
+        """Whom it tried to reach and may not, in this life or the one before; the latest first."""
+        return (self._launch.enclosure.refused if self._launch else []) or self._refused_before
+
+    @property
+    def confined(self) -> bool:
+        """As it truly is, not as it was asked for."""
+        return self._launch is not None and self._launch.enclosure.confined
+
+    @property
+    def next_start(self) -> datetime | None:
+        at = self._supervised.next_start
+        return None if at is None else self._clock.now() + timedelta(seconds=at - self._supervised.now())
+
+    @property
+    def explanation(self) -> str:
+        """Why it is so, and what to do, in one line."""
+        match self.state:
+            case State.READY:
+                return "finishes its calls, then starts anew" if self._draining else "serves"
+            case State.FAILED:
+                release = f"`tieline plugin release {self.name}` or a new version tries again"
+                return f"in quarantine: {self.trouble}; {release}"
+            case State.WAITING:
+                return f"{self.trouble}; it is started again by itself"
+            case State.STARTING:
+                return f"starts; before: {self.trouble}" if self.trouble else "starts"
+            case _:
+                return "is not wanted"
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._keep(), name=f"keep {self.name}")
+        self._supervised.keep()
 
     async def aclose(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        await end(self._watching)
         await self._supervised.stop()
         self._retire()
         await asyncio.gather(*self._closing, return_exceptions=True)
@@ -148,7 +193,10 @@ class PluginProcess:
                     launch = await self._ready()
             except TimeoutError:
                 raise PluginDown(f"{self.name} is {self.state}: {self.trouble or 'no answer yet'}") from None
-            yield launch
+            try:
+                yield launch
+            finally:
+                self.idle_since = self._clock.monotonic()
 
     def proved(self) -> None:
         """It answered: whatever kills it next is not a crash loop."""
@@ -166,97 +214,160 @@ class PluginProcess:
                     await self._turned.wait()
         return launch.crash
 
+    def accuse(self, report: Report, inputs: tuple[str, ...]) -> None:
+        """These inputs were in flight when it died of that."""
+        for index, crash in enumerate(self.crashes):
+            if crash.report is report:
+                self.crashes[index] = replace(crash, suspects=(*crash.suspects, *inputs))
+
+    @property
+    def crashes_in_a_row(self) -> int:
+        """Since it last was of use."""
+        return self._supervised.restarts.crashes
+
+    def release(self) -> None:
+        """Out of quarantine, with nothing held against it."""
+        self._supervised.release()
+
+    async def restart(self, drain: float = DRAIN_SECONDS) -> None:
+        """Finish the calls in flight, end it gently and start it anew. New calls wait for the new life."""
+        async with self._drained(drain):
+            await self._supervised.restart(GRACE_SECONDS)
+
+    async def drain(self, within: float = DRAIN_SECONDS) -> None:
+        """Finish the calls in flight, then end it for good."""
+        async with self._drained(within):
+            await self.aclose()
+
     def kill(self) -> None:
         self._supervised.kill()
 
+    @asynccontextmanager
+    async def _drained(self, within: float) -> AsyncIterator[None]:
+        self._draining = True
+        try:
+            async with AsyncExitStack() as stack:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(within):
+                        await stack.enter_async_context(self._capacity.all())
+                yield
+        finally:
+            self._draining = False
+
     async def _ready(self) -> Launch:
-        while self._supervised.state is not State.READY or self._launch is None:
-            if self._given_up or self._supervised.state is State.FAILED:
-                raise PluginDown(f"{self.name} is left alone: {self.trouble}")
+        while self.state is not State.READY or self._launch is None:
+            if self.state in {State.FAILED, State.STOPPING, State.STOPPED}:
+                raise PluginDown(f"{self.name} is left alone: {self.trouble or self.explanation}")
             await self._turned.wait()
         return self._launch
 
-    async def _keep(self) -> None:
-        """A first start that fails is tried again as patiently as any other; the supervision goes on from there."""
-        restarts = Restarts(self._policy, random.random)
-        while True:
-            try:
-                await self._supervised.start()
-            except PluginRefused as refused:
-                return self._give_up(refused.sentence)
-            except ProcessError as failed:
-                self.trouble = failed.sentence
-                verdict = restarts.crashed(time.monotonic())
-                if isinstance(verdict, GiveUp):
-                    return self._give_up(failed.sentence)
-                await asyncio.sleep(verdict.after)
-                self._supervised = self._supervise()
-            except Exception as error:  # a task's border: one plugin's trouble is told and stays its own
-                log.exception("a plugin could not be started", plugin=self.name)
-                return self._give_up(f"it could not be started ({type(error).__name__})")
-            else:
-                return None
-
-    def _give_up(self, why: str) -> None:
-        self._given_up, self.trouble = True, why
-        log.error("a plugin is left alone", plugin=self.name, why=why)
-        self._turn()
-
-    def _supervise(self) -> Supervised:
-        startup = self.manifest.limits.startup
-        within = startup.ToTimedelta().total_seconds() if startup.ByteSize() else STARTUP_SECONDS
-        return Supervised(
-            self.name,
-            self._start,
-            self._look,
-            Rules(ready_within=within, policy=self._policy),
-            on_change=self._changed,
-        )
-
     async def _start(self) -> Child:
         self._retire()
+        self.starts += 1
         socket, nonce = self._room.fresh(), secrets.token_bytes(32)
         channel = grpc.aio.insecure_channel(f"unix://{socket}", options.CLIENT)
         stub: plugin_pb2_grpc.PluginServiceAsyncStub = plugin_pb2_grpc.PluginServiceStub(channel)
         enclosure = self._sandbox.enclose(self.manifest)
         self._launch = Launch(socket, nonce, channel, stub, enclosure)
-        return await enclosure.spawn(_command(self.found, self._launch), self._heard)
+        if self.manifest.HasField("scratch"):
+            self._scratch = self._room.scratch(self.resource)
+        return await enclosure.spawn(command_for(self.published, self._launch, self._scratch), self._heard)
 
     async def _look(self) -> bool:
         """Serving, started by us, and the plugin that the manifest describes."""
         launch = self._launch
         if launch is None or not launch.socket.exists():
+            self.trouble = self._listens_elsewhere() or self.trouble
             return False
         try:
-            health: Any = health_pb2_grpc.HealthStub(launch.channel)
-            answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=LOOK_SECONDS)
-            if answer.status != health_pb2.HealthCheckResponse.SERVING:
+            if not await self._serves(launch, LOOK_SECONDS):
+                self.trouble = "it says that it does not serve"
                 return False
-            request = plugin_pb2.DescribeRequest(contract_majors=[1], host=HOST)
+            request = plugin_pb2.DescribeRequest(contract_majors=CONTRACTS, host=HOST)
             described = await launch.stub.Describe(request, timeout=DESCRIBE_SECONDS)
         except grpc.aio.AioRpcError as failed:
-            self.trouble = f"it does not answer ({failed.code().name})"
+            self.trouble = f"it does not answer as a plugin ({failed.code().name})"
             return False
         self._demand_truth(launch, described)
         self.trouble = ""
         return True
 
+    async def _serves(self, launch: Launch, within: float) -> bool:
+        health: Any = health_pb2_grpc.HealthStub(launch.channel)
+        answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=within)
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
     def _demand_truth(self, launch: Launch, described: plugin_pb2.DescribeResponse) -> None:
-        proof = hmac.digest(launch.nonce, launch.address.encode(), hashlib.sha256)
-        if not hmac.compare_digest(proof, described.launch_proof):
+        if not launch.proves(described.launch_proof):
             raise PluginRefused(f"{self.name}: whoever answers is not the process that was started")
         if different := difference(self.manifest, described.manifest):
             raise PluginRefused(f"{self.name} describes itself otherwise than its manifest: {different}")
 
+    def _listens_elsewhere(self) -> str:
+        """A plugin that chose its own address would otherwise be looked for in vain, without a word why."""
+        pid = self.pid
+        if pid is None:
+            return ""
+        try:
+            connections = psutil.Process(pid).net_connections("all")
+        except psutil.Error:
+            return ""
+        for connection in connections:
+            if connection.status == psutil.CONN_LISTEN:
+                return (
+                    f"it listens on {connection.laddr.ip}:{connection.laddr.port}, not where it was told to"
+                )
+            if isinstance(connection.laddr, str) and connection.laddr:
+                return f"it listens on {connection.laddr}, not where it was told to"
+        return ""
+
     def _changed(self, state: State, report: Report | None) -> None:
+        self.since = self._clock.now()
         if report is not None:
-            self.trouble = report.sentence
-            if self._launch is not None:
-                self._launch.crash = report
-            log.warning("a plugin ended", plugin=self.name, state=state.value, why=report.sentence)
+            self._bury(state, report)
         elif state is State.READY:
             log.info("a plugin serves", plugin=self.name, version=self.manifest.version, pid=self.pid)
+            self._watch()
         self._turn()
+
+    def _bury(self, state: State, report: Report) -> None:
+        if "was not ready" in report.sentence and self.trouble:
+            report = replace(report, sentence=f"{report.sentence}: {self.trouble}")
+        launch = self._launch
+        hidden = launch.secrets if launch is not None else ()
+        report = replace(report, sentence=redacted(report.sentence, hidden))
+        self.trouble = report.sentence
+        self.crashes.appendleft(Crash(self._clock.now(), report, redacted(report.tail, hidden)))
+        if launch is not None:
+            launch.crash = report
+            # Whatever it had started and hidden from its process group.
+            end_orphans(launch.socket.parent)
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+        log.warning("a plugin ended", plugin=self.name, state=state.value, why=report.sentence)
+
+    def _watch(self) -> None:
+        launch, pid = self._launch, self.pid
+        if launch is None or pid is None:
+            return
+        if self._watching is not None:
+            self._watching.cancel()
+
+        async def answers(within: float) -> bool:
+            try:
+                return await self._serves(launch, within)
+            except grpc.aio.AioRpcError:
+                return False
+
+        watchdog = Watchdog(
+            answers=answers,
+            end=self._supervised.end,
+            memory_limit=memory_limit(self.published),
+            scratch=self._scratch,
+            scratch_quota=self.manifest.scratch.quota_bytes,
+            patience=self._patience,
+        )
+        self._watching = asyncio.create_task(watchdog.watch(pid), name=f"watch {self.name}")
 
     def _turn(self) -> None:
         turned, self._turned = self._turned, asyncio.Event()
@@ -264,8 +375,12 @@ class PluginProcess:
 
     def _retire(self) -> None:
         """Leave a dead process's channel: calls under way on it end by themselves, new ones find the next life."""
+        self._refused_before = self.refused
         launch, self._launch = self._launch, None
+        if self._watching is not None:
+            self._watching.cancel()
         if launch is not None:
+            end_orphans(launch.socket.parent)
             self._room.forget(launch.socket)
             launch.enclosure.close()
             closing = asyncio.create_task(launch.channel.close(grace=CHANNEL_GRACE_SECONDS))
@@ -273,21 +388,5 @@ class PluginProcess:
             closing.add_done_callback(self._closing.discard)
 
     def _heard(self, line: Line) -> None:
-        log.info("a plugin says", plugin=self.name, stream=line.stream, text=line.text)
-
-
-def _command(found: Found, launch: Launch) -> Command:
-    process, limits = found.manifest.runtime.process, found.manifest.limits
-    program, *arguments = process.command
-    # A plugin's own environment of its own dependencies would stand here; so far it shares ours.
-    interpreter = sys.executable if program == "python" else program
-    nonce = base64.urlsafe_b64encode(launch.nonce).decode()
-    return Command(
-        name=found.name,
-        argv=(interpreter, *arguments),
-        env=clean_env(*process.pass_env, TIELINE_PLUGIN_ADDRESS=launch.address, TIELINE_PLUGIN_NONCE=nonce),
-        cwd=found.folder,
-        grace=GRACE_SECONDS,
-        limits=Limits(data=limits.memory_bytes or MEMORY_BYTES, files=limits.open_files or OPEN_FILES),
-        stdin_pipe=True,
-    )
+        hidden = self._launch.secrets if self._launch is not None else ()
+        log.info("a plugin says", plugin=self.name, stream=line.stream, text=redacted(line.text, hidden))

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
+from services.registry.host.orphans import end_orphans
+
 PREFIX = "tl-plugins-"
 LONGEST = 100
 """Bytes of a socket's path, by the contract; the kernel takes 107."""
@@ -30,6 +32,13 @@ class SocketRoom:
         launch = self._directory / str(next(self._numbers))
         launch.mkdir(mode=0o700)
         return launch / "s"
+
+    def scratch(self, name: str) -> Path:
+        """A fresh folder for one process's passing needs: as short-lived as this room."""
+        folder = self._directory / f"scratch-{name.replace('/', '-')}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
+        return folder
 
     def forget(self, socket: Path) -> None:
         shutil.rmtree(socket.parent, ignore_errors=True)
@@ -68,6 +77,7 @@ def _sweep(base: Path) -> None:
         try:
             with lock.open() as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                end_orphans(lock.parent)
                 shutil.rmtree(lock.parent, ignore_errors=True)
         except OSError:  # held by a living host, or gone already
             continue

@@ -97,7 +97,7 @@ async def test_the_largest_message_passes_and_a_larger_one_does_not(directory: P
         stream = client.jetstream()
         await stream.add_stream(name="large", subjects=["large"], storage=StorageType.FILE)
         await stream.publish(
-            "large", bytes(MAX_PAYLOAD - 1000), headers={"Nats-Msg-Id": "x" * 800}, timeout=20
+            "large", bytes(MAX_PAYLOAD - 1000), headers={"Nats-Msg-Id": "x" * 800}, timeout=60
         )
         with pytest.raises(nats.errors.MaxPayloadError):
             await client.publish("large", bytes(MAX_PAYLOAD + 1))

@@ -185,7 +185,7 @@ async def test_stop_ends_sessions_and_leaves_nothing(make_postgres: Make) -> Non
     endless = asyncio.create_task(busy.execute("SELECT pg_sleep(600)"))
     assert postgres.pid is not None
     pids = [postgres.pid, *(child.pid for child in psutil.Process(postgres.pid).children(recursive=True))]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await postgres.stop()
     await gone(pids, 0.0)
     with pytest.raises(asyncpg.PostgresError):
@@ -215,9 +215,9 @@ async def test_a_server_that_cannot_stop_is_gone_by_the_deadline(make_postgres: 
     assert postgres.pid is not None
     pids = [postgres.pid, *(child.pid for child in psutil.Process(postgres.pid).children(recursive=True))]
     os.kill(postgres.pid, signal.SIGSTOP)
-    async with asyncio.timeout(4.0):
+    async with asyncio.timeout(30):
         await everything.stop()
-    await gone(pids, 1.0)
+    await gone(pids)
     with pytest.raises(asyncpg.PostgresConnectionError):
         await endless
     async with make_postgres() as again:

@@ -83,9 +83,9 @@ async def test_ten_times_killed_and_started_again_at_once(disk: Path) -> None:
             process.kill()
             with pytest.raises(asyncpg.PostgresConnectionError):
                 await endless
-    await gone(left, 15.0)
+    await gone(left, 30.0)
     leave_in_order(disk)
-    assert max(took[1:]) < 15, took
+    assert max(took[1:]) < 60, took
 
 
 async def test_nothing_outlives_a_killed_parent(directory: Path) -> None:
@@ -93,7 +93,7 @@ async def test_nothing_outlives_a_killed_parent(directory: Path) -> None:
         everything = everything_of(there)
         assert len(everything) > 5
         process.kill()
-    await gone(everything, 15.0)
+    await gone(everything, 30.0)
     leave_in_order(directory)
 
 
@@ -108,7 +108,7 @@ async def test_a_lost_parent_and_a_lost_server_at_once(directory: Path) -> None:
         process.kill()
     began = time.monotonic()
     with parent(directory) as (_, again):
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 60
         await gone(everything, 0.0)
         with pytest.raises(asyncpg.PostgresConnectionError):
             await endless

@@ -53,7 +53,7 @@ async def test_stop_insists_after_the_grace(python: Python, spawn: Spawn) -> Non
     await until(lambda: "up" in child.tail)
     began = time.monotonic()
     assert (await child.stop()).signal is signal.SIGKILL
-    assert 0.15 < time.monotonic() - began < 5
+    assert time.monotonic() - began > 0.15
 
 
 async def test_stop_twice_and_after_the_end(python: Python, spawn: Spawn) -> None:
@@ -89,7 +89,7 @@ async def test_a_grandchild_does_not_outlive_its_parent(python: Python, spawn: S
     code = f"import subprocess, sys\nprint(subprocess.Popen([sys.executable, '-c', {DEAF!r}]).pid)"
     child = await spawn(python(code))
     assert (await child.wait()).clean
-    await gone([int(child.tail.split()[0])], 5.0)
+    await gone([int(child.tail.split()[0])])
 
 
 async def test_a_grandchild_that_left_the_group_does_not_hold_up_the_end(
@@ -100,11 +100,11 @@ import subprocess, sys
 print(subprocess.Popen([sys.executable, '-u', '-c', {FOREVER!r}], start_new_session=True).pid)
 """
     child = await spawn(python(code))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await child.wait()
     escaped = int(child.tail.split()[0])
     os.kill(escaped, signal.SIGKILL)
-    await gone([escaped], 5.0)
+    await gone([escaped])
 
 
 async def test_the_environment_is_clean(spawn: Spawn) -> None:
@@ -222,9 +222,9 @@ async def test_nothing_is_left_when_the_parent_is_killed(repository: Path) -> No
     assert parent.stdout is not None
     pids: list[int] = []
     while len(pids) < 7:  # four children, and three of the nested one
-        line = await asyncio.wait_for(parent.stdout.readline(), 20)
+        line = await asyncio.wait_for(parent.stdout.readline(), 30)
         assert line, "the parent died early"
         pids += map(int, line.split())
     parent.kill()
     await parent.wait()
-    await gone(pids, 5.0)
+    await gone(pids)

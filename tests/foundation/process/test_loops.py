@@ -22,7 +22,7 @@ def test_children_live_in_uvloop_as_well(python: Python) -> None:
         child.hang_up()
         assert (await child.wait()).clean
         sleeper = await Child.spawn(Command(name="sleep", argv=("sleep", "60")))
-        assert (await asyncio.wait_for(sleeper.stop(), 10)).signal is signal.SIGTERM
+        assert (await asyncio.wait_for(sleeper.stop(), 30)).signal is signal.SIGTERM
 
     uvloop.run(live())
     assert lines == ["abc", "end"]

@@ -48,7 +48,7 @@ async def test_grpc_listens_beside_it_and_again() -> None:
             assert server.add_insecure_port(port.address) == port.number
             await server.start()
             async with grpc.aio.insecure_channel(port.address) as channel:
-                await asyncio.wait_for(channel.channel_ready(), 10)
+                await asyncio.wait_for(channel.channel_ready(), 30)
             await server.stop(0)
 
 

@@ -105,7 +105,7 @@ async def test_what_a_request_calls_gets_less_time_than_the_request_has(running:
 
     running.servicer.answers["Open"] = call_on
     async with running.as_(None) as channel:
-        await toy.unary_stub(channel, "Open")(toy.Question(), timeout=2)
+        await toy.unary_stub(channel, "Open")(toy.Question(), timeout=30)
     assert 0 < budgets[0] <= left[0] - RESERVE
     assert budgets[1] == 0.01
     assert budget(60) == 60
@@ -123,9 +123,9 @@ async def test_a_late_method_is_cut_off(running: Running) -> None:
     running.servicer.answers["Open"] = sleep
     async with running.as_(None) as channel:
         with pytest.raises(Problem) as refused:
-            await toy.unary_stub(channel, "Open")(toy.Question(), timeout=0.2)
+            await toy.unary_stub(channel, "Open")(toy.Question(), timeout=2)
     assert refused.value.code is Code.DEADLINE_EXCEEDED
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await cancelled.wait()
 
 
@@ -172,7 +172,7 @@ async def test_leaving_a_stream_early_ends_it_at_the_server(running: Running, wa
         if way in ("cancel", "before the first answer"):
             leaving.cancel()
         await asyncio.wait([leaving])
-        await until(lambda: running.servicer.stream_ended, 5)
+        await until(lambda: running.servicer.stream_ended, 30)
         assert call.cancelled()
 
 
@@ -181,7 +181,7 @@ async def test_a_stream_that_is_left_before_it_began_is_never_begun(running: Run
         call = toy.stream_stub(channel, "Watch")(toy.Question(tenant="tenants/acme"))
         async with streaming(call):
             pass
-        await until(call.done, 5)
+        await until(call.done, 30)
         assert call.cancelled()
     assert running.servicer.calls == []
 
@@ -189,7 +189,7 @@ async def test_a_stream_that_is_left_before_it_began_is_never_begun(running: Run
 async def test_a_server_that_is_not_there_is_named(short_dir: Any) -> None:
     async with connect(f"unix:{short_dir}/nobody") as channel:
         with pytest.raises(Problem) as refused:
-            await toy.unary_stub(channel, "Write")(toy.Question(), timeout=1)
+            await toy.unary_stub(channel, "Write")(toy.Question(), timeout=30)
     assert refused.value.code is Code.DEPENDENCY_UNAVAILABLE
     assert toy.SERVICE in refused.value.text
 
@@ -235,7 +235,7 @@ async def test_each_request_is_measured_by_method_and_code(running: Running) -> 
         with pytest.raises(Problem):
             await toy.unary_stub(channel, "Read")(toy.Question(tenant="tenants/acme"))
     # The answer is on its way before the server has noted it.
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while "tieline_rpc_server_under_way 0.0" not in (text := running.metrics.render().decode()):
             await asyncio.sleep(0)
     path = f"/{toy.SERVICE}"

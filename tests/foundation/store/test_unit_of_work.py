@@ -28,7 +28,7 @@ from tests.foundation.store.databases import LEDGER, Database
 
 INSERT = text("insert into notes values ('acme', :id, :body)")
 REPOSITORY = Path(__file__).resolve().parents[3]
-DEADLINE = 20
+DEADLINE = 30
 
 
 async def insert(store: Store, *ids: int, body: str = "x") -> None:
@@ -204,7 +204,7 @@ async def test_what_takes_too_long_is_ended(
 
 
 async def test_an_idle_transaction_is_ended_and_the_next_one_is_well(database: Database) -> None:
-    bounds = Bounds(connections=1, idle_in_transaction=0.05)
+    bounds = Bounds(connections=1, idle_in_transaction=1.0)
     async with database.store(LEDGER.service, bounds) as forgetful:
 
         async def forget() -> None:

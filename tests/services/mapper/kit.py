@@ -292,7 +292,7 @@ class Mapper:
                 return False
             return True
 
-        await until(answers, 20.0)
+        await until(answers, 60.0)
 
 
 class MapperProcess(Mapper):
@@ -311,7 +311,7 @@ class MapperProcess(Mapper):
     async def end(self, how: signal.Signals = signal.SIGTERM) -> None:
         if self.process is not None and self.process.returncode is None:
             self.process.send_signal(how)
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(30):
                 await self.process.wait()
 
 
@@ -404,7 +404,7 @@ def deliveries(numbers: Iterable[int], **more: Any) -> Sequence[inbox_pb2.Delive
     return [delivery(number, **more) for number in numbers]
 
 
-async def until(holds: Callable[[], Awaitable[object]], within: float = 15.0) -> None:
+async def until(holds: Callable[[], Awaitable[object]], within: float = 30.0) -> None:
     ends = time.monotonic() + within
     while not await holds():
         assert time.monotonic() < ends, f"not within {within:g} s"
@@ -421,7 +421,7 @@ async def forget_stream(url: str) -> None:
         await client.close()
 
 
-async def settled(installation: Installation, within: float = 15.0) -> None:
+async def settled(installation: Installation, within: float = 30.0) -> None:
     """Wait until nothing waits in the inbox."""
 
     async def nothing_waits() -> bool:

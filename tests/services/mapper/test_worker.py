@@ -253,7 +253,7 @@ async def test_order_holds_within_a_connection_past_failures(
     async with mapper.as_(GATEWAY) as gateway:
         for start in range(0, 40, 10):
             await gateway.accept(deliveries(range(start, start + 10)))
-    await settled(installation, within=40)
+    await settled(installation, within=60)
     rows = await installation.rows(
         "select e.content from outbox o join events e on e.id = o.event order by queued"
     )

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from foundation.clock import SystemClock
 from foundation.process.restart import RestartPolicy
 from services.registry.broker.serving import Served
-from services.registry.catalogue.manifests import discover
-from services.registry.host.host import Host, open_host
+from services.registry.catalogue.catalogue import Catalogue
+from services.registry.catalogue.installing import Installer
+from services.registry.catalogue.ledger import HeldLedger
+from services.registry.host.host import Host
+from services.registry.host.sandbox import Sandbox
 from services.registry.host.socket_room import socket_room
+from services.registry.host.watchdog import Patience
 from tieline.plugin.v1.transform_pb2 import TransformInput
 from tieline.registry.v1 import broker_pb2
 
@@ -19,7 +25,7 @@ QUICK = RestartPolicy(base=0.05, cap=0.1)
 
 MANIFEST = """
 name = "{name}"
-version = "1.0.0"
+version = "{version}"
 contract = 1
 status = "active"
 title = "{name}"
@@ -90,20 +96,34 @@ def make_plugin(
     rest: str = "",
     before: str = "pass",
     code: str = CODE,
+    version: str = "1.0.0",
+    folder: str = "",
 ) -> Path:
-    folder = below / name
-    folder.mkdir(parents=True)
-    (folder / "plugin.toml").write_text(MANIFEST.format(name=name, top=top, rest=rest))
-    (folder / "plugin.py").write_text(code.format(name=name, before=before))
-    return folder
+    where = below / (folder or name)
+    where.mkdir(parents=True)
+    (where / "plugin.py").write_text(code.format(name=name, before=before))
+    (where / "plugin.toml").write_text(MANIFEST.format(name=name, version=version, top=top, rest=rest))
+    return where
 
 
 @asynccontextmanager
 async def hosting(
-    *directories: Path, policy: RestartPolicy = QUICK, below: Path | None = None
+    *directories: Path,
+    policy: RestartPolicy = QUICK,
+    below: Path | None = None,
+    sandbox: Sandbox | None = None,
+    patience: Patience | None = None,
+    look_seconds: float = 0.1,
 ) -> AsyncIterator[Host]:
-    with socket_room(below) as room:
-        async with open_host(discover(directories), room, policy) as host:
+    """A host of what lies in these directories, which it watches; it remembers nothing beyond its end."""
+    ledger = HeldLedger(SystemClock())
+    with socket_room(below) as room, TemporaryDirectory() as environments:
+        async with (
+            Catalogue(
+                directories, ledger, Installer(Path(environments)), look_seconds=look_seconds
+            ) as catalogue,
+            Host(catalogue, ledger, room, policy=policy, sandbox=sandbox, patience=patience) as host,
+        ):
             yield host
 
 

@@ -20,17 +20,14 @@ from foundation.net.addresses import IpAddress, Reach, resolve
 from foundation.process.testing import until
 from services.registry.broker.broker import Broker
 from services.registry.broker.serving import FixedConnections
-from services.registry.catalogue.manifests import discover
 from services.registry.egress import proxy as subject
 from services.registry.egress.allowing import AllowList
 from services.registry.egress.hello import LONGEST, NotTlsError, server_name
 from services.registry.egress.piping import Streams
 from services.registry.egress.proxy import EgressProxy, Pass, Resolve, dial, open_egress
 from services.registry.egress.refusals import KEPT, Refusals
-from services.registry.host.host import Host, open_host
 from services.registry.host.sandbox import Enclosure, Sandbox
-from services.registry.host.socket_room import socket_room
-from tests.services.registry.plugins import CODE, QUICK, group, make_plugin, served, titles
+from tests.services.registry.plugins import CODE, group, hosting, make_plugin, served, titles
 from tests.services.registry.tls import make_certificate, provider
 from tieline.plugin.v1.manifest_pb2 import Egress
 
@@ -92,7 +89,7 @@ async def calling(
     one = served("caller", settings=json.dumps({"word": settings}).encode())
     async with (
         open_egress(reach, resolver=names.resolve, dialler=names.dial) as proxy,
-        hosting(tmp_path, proxy) as host,
+        hosting(tmp_path / "plugins", sandbox=Sandbox(proxy)) as host,
         host.processes["caller"].call(30.0) as launch,
     ):
         launch.enclosure.allow(one.instance, one.settings)
@@ -104,13 +101,6 @@ async def calling(
             return titles(result)[0].removesuffix(settings)
 
         yield lambda url: asyncio.ensure_future(call(url)), launch.enclosure
-
-
-@asynccontextmanager
-async def hosting(tmp_path: Path, proxy: EgressProxy) -> AsyncIterator[Host]:
-    with socket_room() as room:
-        async with open_host(discover([tmp_path / "plugins"]), room, QUICK, Sandbox(proxy)) as host:
-            yield host
 
 
 async def test_a_plugin_reaches_whom_its_manifest_names_and_nobody_else(

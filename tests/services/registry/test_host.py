@@ -104,7 +104,7 @@ async def test_an_inactive_plugin_is_not_started(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace('"active"', '"inactive"'))
     async with hosting(tmp_path) as host:
         assert not host.processes
-        assert [found.name for found in host.discovery.plugins] == ["one"]
+        assert host.catalogue.content.names() == ["one"]
 
 
 HOST = """

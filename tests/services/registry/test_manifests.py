@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from services.registry.catalogue.manifests import BUILT_IN, discover
+from services.registry.catalogue.manifests import BUILT_IN, Discovery, files, read
 from services.registry.catalogue.toml_lines import line_of
 from tests.services.registry.plugins import MANIFEST, make_plugin
 
-GOOD = MANIFEST.format(name="one", top="", rest="")
+GOOD = MANIFEST.format(name="one", version="1.0.0", top="", rest="")
+
+
+def discover(directories: Sequence[Path]) -> Discovery:
+    return Discovery.of((file, read(file)) for file in files(directories))
 
 
 def refused(folder: Path, text: str) -> str:
@@ -22,14 +27,14 @@ def refused(folder: Path, text: str) -> str:
 
 def test_the_plugins_that_come_along_are_found_and_nothing_is_wrong_with_them() -> None:
     discovery = discover([BUILT_IN])
-    assert "github" in {found.name for found in discovery.plugins}
+    assert "github" in {found.name for found in discovery.plugins.values()}
     assert not discovery.problems
 
 
 def test_a_directory_may_hold_plugins_or_be_one(tmp_path: Path) -> None:
     one, two = make_plugin(tmp_path, "one"), make_plugin(tmp_path, "two")
-    assert [found.folder for found in discover([tmp_path]).plugins] == [one, two]
-    assert [found.folder for found in discover([two, two, tmp_path / "none"]).plugins] == [two]
+    assert [found.folder for found in discover([tmp_path]).plugins.values()] == [one, two]
+    assert [found.folder for found in discover([two, two, tmp_path / "none"]).plugins.values()] == [two]
 
 
 def test_one_bad_manifest_blocks_no_other(tmp_path: Path) -> None:
@@ -37,10 +42,10 @@ def test_one_bad_manifest_blocks_no_other(tmp_path: Path) -> None:
     (make_plugin(tmp_path, "bad") / "plugin.toml").write_text("name = ")
     (make_plugin(tmp_path, "again") / "plugin.toml").write_text(GOOD)
     discovery = discover([tmp_path])
-    assert [found.manifest.name for found in discovery.plugins] == ["one"]
+    assert [found.manifest.name for found in discovery.plugins.values()] == ["one"]
     assert [(problem.file.parent.name, problem.line) for problem in discovery.problems] == [
         ("bad", 1),
-        ("one", 2),
+        ("one", 3),
     ]
 
 
@@ -60,7 +65,7 @@ def test_one_bad_manifest_blocks_no_other(tmp_path: Path) -> None:
         (('type = "one.said"', 'type = "two.said"'), "/event_types/0/type: a type is dotted and begins with one."),
         (('{ header = "x-signature" }', '{ header = "x", json = "/y" }'), "/webhooks/0/signature/hmac/signature/json: it cannot stand"),
         (('name = "webhook"\nuses', 'name = "other"\nuses'), "/webhooks/0/slot: there is no credential slot webhook"),
-        (('[runtime.process]\ncommand = ["python", "-m", "plugin"]\ninstall = { none = true }', "[runtime.remote]"), "/runtime: only [runtime.process]"),
+        (('[runtime.process]\ncommand = ["python", "-m", "plugin"]\ninstall = { none = true }', "[runtime]"), "/runtime: it says neither process"),
         (("properties = { word", '"$ref" = "https://x/y"\nproperties = { word'), "references outside"),
         (("[[webhooks]]", '[[streams]]\nname = "s"\ndefault_interval = "soon"\n[[webhooks]]'), "default_interval"),
         (("additionalProperties = false", "default = 2020-01-01"), "/settings_schema: it holds something"),
@@ -82,7 +87,7 @@ def test_json_may_lie_beside_and_nowhere_else(tmp_path: Path) -> None:
     (tmp_path / "schema.json").write_text('{"type": "object"}')
     top = text.replace(schema, "").replace('title = "one"', 'title = "one"\nsettings_schema = "@schema.json"')
     (folder / "plugin.toml").write_text(top)
-    (found,) = discover([folder]).plugins
+    (found,) = discover([folder]).plugins.values()
     assert found.manifest.settings_schema == b'{"type":"object"}'
     (folder / "plugin.toml").write_text(top.replace("@schema", "@../schema"))
     (problem,) = discover([folder]).problems

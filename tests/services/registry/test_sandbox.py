@@ -16,15 +16,14 @@ from foundation.process.supervised import State
 from foundation.process.testing import until
 from services.registry.broker.broker import Broker
 from services.registry.broker.serving import FixedConnections, Served
-from services.registry.catalogue.manifests import discover
 from services.registry.egress.proxy import open_egress
-from services.registry.host.host import Host, open_host
+from services.registry.host.host import Host
 from services.registry.host.places import hidden
 from services.registry.host.process import PluginProcess
 from services.registry.host.sandbox import Sandbox, Wanted
-from services.registry.host.socket_room import socket_room
-from tests.services.registry.plugins import CODE, QUICK, group, make_plugin, served, titles
+from tests.services.registry.plugins import CODE, group, hosting, make_plugin, served, titles
 from tests.services.registry.tls import make_certificate, provider
+from tieline.plugin.v1.manifest_pb2 import Manifest
 
 EVALUATING = CODE.replace("import os,", "import httpx, os, pathlib, socket, subprocess,").replace(
     "match word:",
@@ -71,14 +70,13 @@ async def villain(
     for path in (folder, *folder.iterdir()):
         path.chmod(0o777)  # whatever keeps it from writing is not the mode
     one = served("villain", settings=settings)
-    with socket_room() as room:
-        async with open_egress(reach or Reach()) as proxy:
-            sandbox = Sandbox(proxy, wanted, hidden(*map(str, private)))
-            async with open_host(discover([tmp_path / "plugins"]), room, QUICK, sandbox) as host:
-                made = Villain(host, one)
-                async with made.process.call(30.0) as launch:
-                    launch.enclosure.allow(one.instance, one.settings)
-                yield made
+    async with open_egress(reach or Reach()) as proxy:
+        sandbox = Sandbox(proxy, wanted, hidden(*map(str, private)))
+        async with hosting(tmp_path / "plugins", sandbox=sandbox) as host:
+            made = Villain(host, one)
+            async with made.process.call(30.0) as launch:
+                launch.enclosure.allow(one.instance, one.settings)
+            yield made
 
 
 @pytest.mark.usefixtures("confinable")
@@ -174,27 +172,23 @@ async def test_what_is_not_confined_says_so(tmp_path: Path) -> None:
 async def test_a_folder_for_root_alone_is_not_confined_and_refused_where_it_must_be(tmp_path: Path) -> None:
     folder = make_plugin(tmp_path / "plugins", "villain", rest=EGRESS, code=EVALUATING)
     folder.chmod(0o700)
-    with socket_room() as room:
-        async with open_egress(Reach()) as proxy:
-            found = discover([tmp_path / "plugins"])
-            async with (
-                open_host(found, room, QUICK, Sandbox(proxy, Wanted.AUTO)) as host,
-                host.processes["villain"].call(30.0) as launch,
-            ):
-                assert not launch.enclosure.confined
-                assert "only root may read" in launch.enclosure.reason
-            async with open_host(found, room, QUICK, Sandbox(proxy, Wanted.CONFINED)) as host:
-                process = host.processes["villain"]
-                await until(lambda: "only root may read" in process.trouble, 30.0)
-                assert process.pid is None
+    async with open_egress(Reach()) as proxy:
+        async with (
+            hosting(tmp_path / "plugins", sandbox=Sandbox(proxy, Wanted.AUTO)) as host,
+            host.processes["villain"].call(30.0) as launch,
+        ):
+            assert not launch.enclosure.confined
+            assert "only root may read" in launch.enclosure.reason
+        async with hosting(tmp_path / "plugins", sandbox=Sandbox(proxy, Wanted.CONFINED)) as host:
+            process = host.processes["villain"]
+            await until(lambda: "only root may read" in process.trouble, 30.0)
+            assert process.pid is None
 
 
-async def test_every_plugin_is_somebody_else(tmp_path: Path) -> None:
-    make_plugin(tmp_path, "one")
-    make_plugin(tmp_path, "two")
+async def test_every_plugin_is_somebody_else() -> None:
     async with open_egress(Reach()) as proxy:
         sandbox = Sandbox(proxy, Wanted.AUTO)
-        manifests = [found.manifest for found in discover([tmp_path]).plugins]
+        manifests = [Manifest(name=name) for name in ("one", "two")]
         users = [sandbox.enclose(manifest).user for manifest in manifests]
         assert users == [sandbox.enclose(manifest).user for manifest in manifests]
         if os.geteuid() == 0:

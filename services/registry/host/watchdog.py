@@ -1,0 +1,89 @@
+"""Looks after a process that serves: does it answer, and does it keep within its memory and its disk?
+
+A limit on data stops a greedy process from inside, with an error it can tell; this looks at what it truly
+holds, its children's share included, and ends it for what no limit sees.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    look_seconds: float = 2.0
+    answer_within: float = 5.0
+    silent_looks: int = 3
+    """So many looks in a row without an answer, and it hangs."""
+
+
+class Watchdog:
+    """`watch` a process until it is ended or the watch is cancelled."""
+
+    def __init__(
+        self,
+        *,
+        answers: Callable[[float], Awaitable[bool]],
+        end: Callable[[str], None],
+        memory_limit: int,
+        scratch: Path | None,
+        scratch_quota: int,
+        patience: Patience,
+    ) -> None:
+        self._answers, self._end = answers, end
+        self._memory_limit, self._scratch, self._scratch_quota = memory_limit, scratch, scratch_quota
+        self._patience = patience
+
+    async def watch(self, pid: int) -> None:
+        silent = 0
+        while True:
+            await asyncio.sleep(self._patience.look_seconds)
+            silent = 0 if await self._answers(self._patience.answer_within) else silent + 1
+            if why := self._trouble(pid, silent):
+                return self._end(why)
+
+    def _trouble(self, pid: int, silent: int) -> str:
+        if silent >= self._patience.silent_looks:
+            return f"it did not answer {silent} health checks in a row"
+        held = memory_of(pid)
+        if held > self._memory_limit:
+            return f"it held {held // MIB} MiB of memory, and {self._memory_limit // MIB} MiB is its limit"
+        if self._scratch is not None:
+            used = sum(_sizes(self._scratch))
+            if used > self._scratch_quota:
+                quota = self._scratch_quota // MIB
+                return f"it kept {used // MIB} MiB in its scratch folder, and {quota} MiB is its quota"
+        return ""
+
+
+def memory_of(pid: int) -> int:
+    """What a process and its children hold, in bytes; 0 for nobody."""
+    try:
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+    except psutil.Error:
+        return 0
+    return sum(map(_resident, family))
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def _sizes(folder: Path) -> Iterator[int]:
+    for path in folder.rglob("*"):
+        try:
+            stat = path.lstat()
+        except OSError:
+            continue
+        yield stat.st_blocks * 512
