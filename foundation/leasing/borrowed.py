@@ -132,6 +132,15 @@ class Borrowed:
             self._held[place] = replace(self._held[place], renew_at=self._clock.monotonic())
         self._ask([place])
 
+    def refused(self, place: Place, version: int) -> None:
+        """Its user was refused with this version: whoever asks next waits for what the vault has now."""
+        held = self._held.get(place)
+        if held is not None and held.secret.lease.version.version == version:
+            now = self._clock.monotonic()
+            self._held[place] = replace(held, renew_at=now, ends_at=now)
+        if place in self._asking:
+            self._overtaken.add(place)
+
     def drop(self, place: Place) -> None:
         """Not to be used any more."""
         held = self._held.pop(place, None)

@@ -36,12 +36,14 @@ from services.registry.connections.applying import Applier
 from services.registry.connections.book import ConnectionBook
 from services.registry.connections.endpoint_servicer import EndpointServicer
 from services.registry.connections.grants import VaultGrants
+from services.registry.connections.moving import Moving
 from services.registry.connections.picture import Picture
 from services.registry.connections.servicer import ConnectionServicer
 from services.registry.connections.suspending import Suspender
 from services.registry.egress.proxy import open_egress
 from services.registry.host.host import Host
 from services.registry.host.places import hidden
+from services.registry.host.rollouts import Rollouts
 from services.registry.host.sandbox import Sandbox, Wanted
 from services.registry.host.servicer import ProcessServicer
 from services.registry.host.socket_room import socket_room
@@ -74,6 +76,7 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         host = await open_(Host(catalogue, ledger, room, sandbox=sandbox, clock=clock))
         picture = await open_(Picture(worker))
         broker = Broker(host, picture)
+        rollouts = await open_(Rollouts(host, Moving(picture, broker, host), clock))
         applier = await open_(Applier(worker, host, broker, picture, clock))
         await open_(Suspender(vault, worker, picture, clock))
         book = ConnectionBook(
@@ -87,7 +90,7 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         )
         api = Api(
             CatalogueServicer(catalogue, host),
-            ProcessServicer(host),  # type: ignore[abstract]  # see Api
+            ProcessServicer(host, rollouts),
             ConnectionServicer(book, settings.public_url),  # type: ignore[abstract]
             EndpointServicer(picture, host),
             BrokerServicer(broker),  # type: ignore[abstract]

@@ -9,7 +9,7 @@ from grpc.aio import AioRpcError
 from grpc_status import rpc_status
 
 from tieline.common.v1.diagnostic_pb2 import Diagnostic
-from tieline.common.v1.failure_pb2 import Failure, FailureKind
+from tieline.common.v1.failure_pb2 import Effect, Failure, FailureKind
 
 MESSAGE_LIMIT = 1024
 
@@ -37,6 +37,44 @@ def internal(reason: str, message: str) -> Failure:
     return _failure(FailureKind.FAILURE_KIND_INTERNAL, reason, message)
 
 
+def invalid_input(reason: str, message: str) -> Failure:
+    return _failure(FailureKind.FAILURE_KIND_INVALID_INPUT, reason, message)
+
+
+def invalid_config(reason: str, message: str) -> Failure:
+    return _failure(FailureKind.FAILURE_KIND_INVALID_CONFIG, reason, message)
+
+
+def unsupported(reason: str, message: str) -> Failure:
+    return _failure(FailureKind.FAILURE_KIND_UNSUPPORTED, reason, message)
+
+
+def rate_limited(message: str, seconds: float) -> Failure:
+    return later(_failure(FailureKind.FAILURE_KIND_RATE_LIMITED, "RATE_LIMITED", message), seconds)
+
+
+def later(failure: Failure, seconds: float) -> Failure:
+    """Not before so many seconds."""
+    failure.retry_after.FromMilliseconds(max(1, round(seconds * 1000)))
+    return failure
+
+
+def untouched(failure: Failure) -> Failure:
+    """It never reached the provider."""
+    failure.effect = Effect.EFFECT_NONE
+    return failure
+
+
+class CallFailed(Exception):  # noqa: N818 - it failed
+    """A call to a plugin did not come to what was asked. What it says is for the caller, as it is."""
+
+    def __init__(self, failure: Failure, *, bare: bool = False) -> None:
+        super().__init__(f"{FailureKind.Name(failure.kind)} {failure.reason}")
+        self.failure = failure
+        self.bare = bare
+        """No Failure came with it: the trouble is the process's or the way's, not the provider's."""
+
+
 def of_diagnostics(diagnostics: Iterable[Diagnostic]) -> Failure | None:
     """What is wrong with settings, if anything is; warnings are not."""
     told = [item for item in diagnostics if item.severity <= Diagnostic.SEVERITY_ERROR]
@@ -48,6 +86,10 @@ def of_diagnostics(diagnostics: Iterable[Diagnostic]) -> Failure | None:
 
 def of_call(failed: AioRpcError) -> Failure:
     """The Failure that travelled with a status, or the nearest true thing that its code says."""
+    return read(failed).failure
+
+
+def read(failed: AioRpcError) -> CallFailed:
     try:
         status = rpc_status.from_call(failed)  # type: ignore[arg-type]  # it has what is read of a call
     except ValueError:  # the details contradict the status they came with
@@ -55,9 +97,9 @@ def of_call(failed: AioRpcError) -> Failure:
     for detail in status.details if status else ():
         failure = Failure()
         if detail.Unpack(failure) and failure.kind:
-            return failure
+            return CallFailed(failure)
     kind = _BARE.get(failed.code(), FailureKind.FAILURE_KIND_INTERNAL)
-    return _failure(kind, failed.code().name, failed.details() or "no details")
+    return CallFailed(_failure(kind, failed.code().name, failed.details() or "no details"), bare=True)
 
 
 def _failure(kind: FailureKind.ValueType, reason: str, message: str) -> Failure:

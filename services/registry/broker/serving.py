@@ -6,6 +6,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """An entry of a slot that the connection has filled."""
+
+    slot: str
+    entry: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
     """One connection at the revision that serves; revision 0: none does yet."""
@@ -18,6 +26,8 @@ class Served:
     settings: bytes = b""
     settings_version: str = ""
     account_keys: tuple[str, ...] = ()
+    bindings: tuple[Binding, ...] = ()
+    """What is filled with a credential; whose the value is, the vault knows."""
     version_range: str = ""
     """Versions of the plugin that it may run on; empty: any."""
     cell: str = ""

@@ -55,7 +55,7 @@ class ConnectionBook:
         """The same request again answers the same connection; the same name with the same content does too."""
         new_id(id_, "connection_id")
         wanted = settable(given)
-        manifest = self._manifest(wanted.plugin)
+        manifest = self._manifest(wanted)
         check(wanted, manifest, tenant)
         connection = self._new(tenant, id_, wanted, manifest)
         if there := await self._present(connection, request_id):
@@ -85,11 +85,17 @@ class ConnectionBook:
         async with self._own.unit_of_work(tenants=[tenant], read_only=True) as work:
             return await store.listed(work, tenant, after=after, plugin=plugin, limit=limit)
 
-    def _manifest(self, plugin: str) -> Manifest:
-        manifest = self._host.manifest(plugin.removeprefix("plugins/"))
-        if not plugin.startswith("plugins/") or manifest is None:
-            why = f"there is no plugin {plugin[:100]!r}; `tieline plugin list` shows what there is"
+    def _manifest(self, wanted: pb.Connection) -> Manifest:
+        plugin = wanted.plugin.removeprefix("plugins/")
+        known = wanted.plugin.startswith("plugins/") and self._host.catalogue.content.versions(plugin)
+        if not known:
+            why = f"there is no plugin {wanted.plugin[:100]!r}; `tieline plugin list` shows what there is"
             raise Problem(Code.INVALID_ARGUMENT, field="connection.plugin", why=why)
+        manifest = self._host.manifest(plugin, wanted.version_range)
+        if manifest is None:
+            there = ", ".join(str(one.version) for one in known)
+            why = f"no version that may be chosen fits; there is {there}"
+            raise Problem(Code.INVALID_ARGUMENT, field="connection.version_range", why=why)
         return manifest
 
     def _new(self, tenant: str, id_: str, wanted: pb.Connection, manifest: Manifest) -> Connection:

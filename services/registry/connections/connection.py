@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from services.registry.broker.serving import Served
+from services.registry.broker.serving import Binding, Served
 from tieline.common.v1.failure_pb2 import Failure
 from tieline.registry.v1 import connections_pb2 as pb
+from tieline.registry.v1.processes_pb2 import ISOLATION_PER_TENANT
 
 
 class State(StrEnum):
@@ -69,4 +71,12 @@ class Connection:
             revision=revision,
             settings=self.wanted.settings,
             settings_version=self.settings_version,
+            version_range=self.wanted.version_range,
+            cell=_cell(self.tenant) if self.wanted.isolation == ISOLATION_PER_TENANT else "",
+            bindings=tuple(Binding(one.slot, one.entry) for one in self.wanted.credentials),
         )
+
+
+def _cell(tenant: str) -> str:
+    """The same for all connections of a tenant, and no name that a plugin could read."""
+    return hashlib.sha256(f"cell of {tenant}".encode()).hexdigest()[:12]

@@ -10,13 +10,14 @@ import jsonschema_rs
 
 from foundation.errors import Code, Problem
 from foundation.identity.names import parse, tenant_of
+from services.registry.catalogue.versions import Range
 from tieline.plugin.v1.manifest_pb2 import CredentialSlot, Manifest
 from tieline.registry.v1.connections_pb2 import Connection, SlotBinding
 
 SETTINGS_BYTES = 256 * 1024
 FAULTS_TOLD = 5
 # Part of the contract, and of no effect yet: taking them would be a promise.
-_NOT_YET = ("version_range", "streams", "app", "account_keys", "rate_limit", "resync_policy", "isolation")
+_NOT_YET = ("streams", "app", "account_keys", "rate_limit", "resync_policy")
 
 
 def settable(given: Connection) -> Connection:
@@ -28,6 +29,8 @@ def settable(given: Connection) -> Connection:
     return Connection(
         title=given.title,
         plugin=given.plugin,
+        version_range=_range(given.version_range),
+        isolation=given.isolation,
         settings=_canonical(given.settings),
         credentials=given.credentials,
         webhooks=given.webhooks,
@@ -71,6 +74,13 @@ def slot_named(manifest: Manifest, name: str) -> CredentialSlot | None:
 
 def _needs(slot: str, manifest: Manifest) -> set[str]:
     return {slot} if slot_named(manifest, slot) else set()
+
+
+def _range(text: str) -> str:
+    try:
+        return Range.parse(text).text
+    except ValueError as error:
+        raise _bad("connection.version_range", str(error)) from None
 
 
 def _canonical(settings: bytes) -> bytes:

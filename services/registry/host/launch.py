@@ -14,6 +14,7 @@ import grpc.aio
 from foundation.process.command import Command, Limits, clean_env
 from foundation.process.supervised import Report
 from services.registry.catalogue.catalogue import Published
+from services.registry.host.prepared import Prepared
 from services.registry.host.sandbox import Enclosure
 from tieline.plugin.v1 import plugin_pb2_grpc
 
@@ -34,8 +35,8 @@ class Launch:
     channel: grpc.aio.Channel
     stub: plugin_pb2_grpc.PluginServiceAsyncStub
     enclosure: Enclosure = field(default_factory=Enclosure)
-    prepared: dict[str, int] = field(default_factory=dict)
-    """Revisions held, by instance."""
+    prepared: dict[str, Prepared] = field(default_factory=dict)
+    """What it holds, by instance."""
     secrets: set[bytes] = field(default_factory=set, repr=False)
     """Values that it was given: they are covered in whatever it says."""
     crash: Report | None = None

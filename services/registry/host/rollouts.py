@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum, auto
-from typing import Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import structlog
 
@@ -49,13 +49,16 @@ class Stage(Enum):
 OVER = frozenset({Stage.DONE, Stage.ROLLED_BACK})
 
 
-class Instances(Protocol):
+InstanceT = TypeVar("InstanceT", bound=Routed)
+
+
+class Instances(Protocol[InstanceT]):
     """What a new version has to be tried with."""
 
-    def of_plugin(self, plugin: str, version: Version) -> Sequence[Routed]:
+    def of_plugin(self, plugin: str, version: Version) -> Sequence[InstanceT]:
         """Every instance that would move to this version."""
 
-    async def prepare(self, process: PluginProcess, instance: Routed) -> Failure | None:
+    async def prepare(self, process: PluginProcess, instance: InstanceT) -> Failure | None:
         """Have this very process take the instance; why it does not, or None."""
 
 
@@ -82,7 +85,7 @@ class _FailedError(Exception):
 class Rollouts:
     """`async with` it: rollouts under way end with it, where they are."""
 
-    def __init__(self, host: Host, instances: Instances, clock: Clock) -> None:
+    def __init__(self, host: Host, instances: Instances[Any], clock: Clock) -> None:
         self._host, self._instances, self._clock = host, instances, clock
         self._rollouts: OrderedDict[str, Rollout] = OrderedDict()
         self._tasks: dict[str, asyncio.Task[None]] = {}

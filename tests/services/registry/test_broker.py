@@ -15,6 +15,7 @@ from foundation.process.testing import until
 from services.registry.broker.broker import Broker
 from services.registry.broker.serving import FixedConnections
 from services.registry.host.host import Host
+from services.registry.host.prepared import Prepared
 from tests.services.registry.plugins import group, hosting, make_plugin, served, titles
 from tieline.common.v1.failure_pb2 import FailureKind
 from tieline.event.v1.content_pb2 import Severity
@@ -102,7 +103,7 @@ async def test_a_plugin_killed_between_two_calls_serves_again(tmp_path: Path) ->
             assert host.processes["one"].pid != pid
 
 
-async def test_a_batch_whose_plugin_dies_comes_back_whole_and_nobody_else_notices(tmp_path: Path) -> None:
+async def test_one_deadly_input_is_found_and_nobody_else_notices(tmp_path: Path) -> None:
     make_plugin(tmp_path, "one")
     make_plugin(tmp_path, "two")
     deadly, neighbour, other = served("one", 1), served("one", 2), served("two")
@@ -113,11 +114,11 @@ async def test_a_batch_whose_plugin_dies_comes_back_whole_and_nobody_else_notice
         results = await broker.transform(
             [group(neighbour, "a", "b"), group(deadly, "x", "die", "y"), group(other, "fine")]
         )
-        assert [result.failure.kind for result in results] == [TRANSIENT, TRANSIENT, 0]
-        assert [len(result.outcomes) for result in results] == [0, 0, 1]
+        assert [list(titles(result)) for result in results] == [["a", "b"], ["x", "y"], ["fine"]]
+        (failure,) = [one.failure for one in results[1].outcomes if one.HasField("failure")]
+        assert (failure.kind, failure.reason) == (INVALID_INPUT, "POISON")
+        assert "SIGKILL" in failure.message
         assert host.processes["two"].pid == untouched
-        (again,) = await broker.transform([group(neighbour, "later")])
-        assert titles(again) == ["later"]
 
 
 async def test_a_plugin_that_forgot_an_instance_is_given_it_again(tmp_path: Path) -> None:
@@ -127,8 +128,8 @@ async def test_a_plugin_that_forgot_an_instance_is_given_it_again(tmp_path: Path
         broker = Broker(host, FixedConnections(one))
         await broker.transform([group(one, "a")])
         async with host.processes["one"].call(1.0) as launch:
-            launch.prepared[one.instance] = 7  # as if it held another revision, and
-            launch.prepared["instance-one-2"] = 1  # one that it does not hold at all
+            launch.prepared[one.instance] = Prepared(7)  # as if it held another revision, and
+            launch.prepared["instance-one-2"] = Prepared(1)  # one that it does not hold at all
         two = served("one", 2)
         results = await Broker(host, FixedConnections(one, two)).transform([group(one, "b"), group(two, "c")])
     assert [list(titles(result)) for result in results] == [["b"], ["c"]]

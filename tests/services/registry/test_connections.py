@@ -128,7 +128,8 @@ async def test_the_same_again_is_the_same_and_anything_else_is_refused(registry:
         (wish(credentials=[SlotBinding(slot="webhook", credential="tenants/other/credentials/a")]), "another tenant"),
         (wish(webhooks=["nope"]), "no webhook 'nope'"),
         (wish(app="apps/x"), "does not serve it yet"),
-        (wish(version_range=">=2"), "does not serve it yet"),
+        (wish(version_range=">=2"), "no version that may be chosen fits; there is 1.0.0"),
+        (wish(version_range="the latest"), "'the latest' is no part of a range"),
     ],
 )  # fmt: skip
 async def test_what_cannot_be_is_refused_and_leaves_nothing(

@@ -1,0 +1,421 @@
+"""The one way to call a plugin.
+
+    find      the connection, and the process that its calls belong on
+    admit     circuits that are closed, throttles that are over
+    turn      room in the process, shared fairly
+    prepare   Initialize and Authenticate, where this life of the process has not had them
+    call      with a deadline a little before the caller's, so that there is time to say how it ended
+    read      what came of it, as one Failure that says what was changed; circuits, throttles and listeners hear it
+
+A call that found its plugin unprepared, its credential refused or its provider impatient is made again, as often
+as the contract says and while there is time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+from grpc import StatusCode
+from grpc.aio import AioRpcError
+from opentelemetry import propagate
+
+from foundation.clock import Clock
+from foundation.rpc.streams import Answers, streaming
+from services.registry.broker import failures
+from services.registry.broker.circuits import Circuits, Result, result_of
+from services.registry.broker.failures import CallFailed
+from services.registry.broker.outcomes import Deaf, Listener, Outcome
+from services.registry.broker.preparing import Preparation, context
+from services.registry.broker.purse import Leased, Purse
+from services.registry.broker.serving import Connections, Served
+from services.registry.broker.throttles import Throttles
+from services.registry.broker.turns import Turns
+from services.registry.host.host import Host
+from services.registry.host.launch import Launch
+from services.registry.host.process import CALLS_IN_FLIGHT, PluginDown, PluginProcess
+from tieline.common.v1.failure_pb2 import Effect, Failure, FailureKind
+from tieline.credentials.v1.leases_pb2 import ReportRefusalResponse
+from tieline.plugin.v1 import plugin_pb2_grpc
+from tieline.plugin.v1.instance_pb2 import InstanceContext
+from tieline.registry.v1.broker_pb2 import ConnectionRef
+
+READY_SECONDS = 5.0
+"""How long a call waits for a process that is being started again; longer outages are the caller's to wait out."""
+MARGIN_SECONDS = 0.2
+"""What a call keeps of its caller's time, to say how it ended."""
+DEFECT_REPEATS = 2
+PATIENCE = 5
+"""How often one call waits for its provider."""
+PAUSE_SECONDS = 0.2
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """What is asked of a plugin; circuits and throttles know it by its name."""
+
+    name: str
+    """`FetchData/issues`, `Execute/comment`."""
+    writes: bool = False
+    """It may change something at the provider, so it is repeated only where it surely has not."""
+    slot: str = ""
+    """The slot that it calls with; empty: it calls nobody and gets no credential."""
+    entry: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """A process that is ready for one call, and what belongs into the request."""
+
+    stub: plugin_pb2_grpc.PluginServiceAsyncStub
+    context: InstanceContext
+    options: dict[str, Any]
+    """Deadline and trace, for the stub."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[T]):
+    message: T
+    plugin_version: str
+    revision: int
+
+
+@dataclass(slots=True)
+class Attempts:
+    """What was tried already, so that each remedy is used as often as the contract says."""
+
+    ends: float
+    prepared: bool = False
+    refreshed: bool = False
+    defects: int = 0
+    waits: int = 0
+    launch: Launch | None = None
+    """The life that was called last."""
+    used: dict[tuple[str, str], Leased] = field(default_factory=dict)
+    """The credentials that the call went out with."""
+
+
+class Calls:
+    def __init__(
+        self,
+        host: Host,
+        connections: Connections,
+        purse: Purse,
+        clock: Clock,
+        listener: Listener | None = None,
+    ) -> None:
+        self._host, self._connections, self._purse, self._clock = host, connections, purse, clock
+        self._listener: Listener = listener or Deaf()
+        self.preparation = Preparation(purse)
+        self.circuits = Circuits(clock)
+        self._throttles = Throttles(clock)
+        self._turns: WeakKeyDictionary[PluginProcess, Turns] = WeakKeyDictionary()
+
+    async def unary(
+        self,
+        ref: ConnectionRef,
+        operation: Operation,
+        ask: Callable[[Reach], Awaitable[T]],
+        within: float,
+    ) -> Answer[T]:
+        """Raises CallFailed with what is to be said to the caller."""
+        served, process = await self.find(ref)
+        attempts = self._attempts(within)
+        await self._wait_out_throttle(served, operation, attempts)
+        while True:
+            try:
+                async with self._reaching(served, process, operation, attempts) as reach:
+                    message = await ask(reach)
+                return Answer(message, process.manifest.version, served.revision)
+            except CallFailed as failed:
+                await self._mend(served, operation, attempts, failed)
+
+    async def stream(
+        self,
+        ref: ConnectionRef,
+        operation: Operation,
+        ask: Callable[[Reach], Answers[T]],
+        within: float,
+    ) -> AsyncIterator[T]:
+        """Use it inside `contextlib.aclosing`: whoever leaves it early cancels the call.
+
+        Once a frame came, nothing is repeated: the caller knows where to go on.
+        """
+        served, process = await self.find(ref)
+        attempts = self._attempts(within)
+        await self._wait_out_throttle(served, operation, attempts)
+        begun = False
+        while True:
+            try:
+                async with (
+                    self._reaching(served, process, operation, attempts) as reach,
+                    streaming(ask(reach)) as frames,
+                ):
+                    async for frame in frames:
+                        begun = True
+                        yield frame
+            except CallFailed as failed:
+                if begun:
+                    raise
+                await self._mend(served, operation, attempts, failed)
+            else:
+                return
+
+    async def find(self, ref: ConnectionRef) -> tuple[Served, PluginProcess]:
+        """The connection at the revision that serves, and its process; CallFailed where there is none."""
+        name = ref.connection
+        served = await self._connections.find(name)
+        if served is None:
+            raise _unreached(failures.not_found("CONNECTION_UNKNOWN", f"there is no connection {name}"))
+        if served.revision == 0:
+            raise _unreached(failures.transient("NOT_APPLIED", f"no revision of {name} serves yet"))
+        if ref.revision not in {0, served.revision}:
+            why = f"{name} serves revision {served.revision}, not {ref.revision}"
+            raise _unreached(failures.not_found("REVISION_UNKNOWN", why))
+        return served, self.route(served)
+
+    def route(self, served: Served) -> PluginProcess:
+        process = self._host.route(served)
+        if process is None:
+            why = f"the plugin {served.plugin} is not installed"
+            raise _unreached(failures.transient("PLUGIN_ABSENT", why))
+        return process
+
+    @asynccontextmanager
+    async def life(
+        self, process: PluginProcess, who: str, within: float, *, alone: bool = False
+    ) -> AsyncIterator[Launch]:
+        """A turn in a process that is ready, `alone` with nobody beside; CallFailed where there is none in time."""
+        turns = self._turns.get(process)
+        if turns is None:
+            turns = self._turns[process] = Turns(process.manifest.limits.calls_in_flight or CALLS_IN_FLIGHT)
+        async with AsyncExitStack() as stack:
+            began = self._clock.monotonic()
+            try:
+                async with asyncio.timeout(within):
+                    await stack.enter_async_context(turns.turn(who))
+                left = min(READY_SECONDS, within - (self._clock.monotonic() - began))
+                launch = await stack.enter_async_context(process.call(max(0.0, left), alone=alone))
+            except TimeoutError:
+                why = f"{process.name} is busy: it takes no more calls at the moment"
+                raise _unreached(failures.transient("PLUGIN_BUSY", why)) from None
+            except PluginDown as down:
+                raise _unreached(failures.transient("PLUGIN_DOWN", down.sentence)) from None
+            yield launch
+
+    @contextmanager
+    def admitted(self, key: Hashable, what: str) -> Iterator[Verdict]:
+        """Leave by one circuit; the block says in the verdict what came of it."""
+        ticket = self.circuits.admit(key)
+        if isinstance(ticket, float):
+            why = f"{what} failed several times in a row and is left alone for {ticket:.1f} s"
+            raise _unreached(failures.later(failures.transient("CIRCUIT_OPEN", why), ticket))
+        verdict = Verdict()
+        try:
+            yield verdict
+        finally:
+            self.circuits.settle(key, ticket, verdict.result)
+
+    def options(self, seconds: float) -> dict[str, Any]:
+        carrier: dict[str, str] = {}
+        propagate.inject(carrier)
+        return {"timeout": max(0.0, seconds), "metadata": list(carrier.items())}
+
+    def told(
+        self, served: Served, version: str, operation: str, began: float, failure: Failure | None
+    ) -> None:
+        self._listener.heard(
+            Outcome(
+                connection=served.connection,
+                plugin=served.plugin,
+                plugin_version=version,
+                operation=operation,
+                seconds=self._clock.monotonic() - began,
+                failure=failure,
+            )
+        )
+
+    @asynccontextmanager
+    async def _reaching(
+        self, served: Served, process: PluginProcess, operation: Operation, attempts: Attempts
+    ) -> AsyncIterator[Reach]:
+        """Everything around one attempt; what goes wrong in it leaves as CallFailed."""
+        way = self.admitted((served.connection, operation.name), operation.name)
+        alive = self.admitted(process, f"the plugin {process.name}")
+        with way as of_way, alive as of_process:
+            async with self.life(process, served.connection, self._left(attempts)) as launch:
+                began = self._clock.monotonic()
+                try:
+                    reach = await self._ready(served, process, launch, operation, attempts)
+                    try:
+                        yield reach
+                    except AioRpcError as failed:
+                        raise await self._read(process, launch, operation, failed) from None
+                except CallFailed as failed:
+                    if failed.failure.kind == FailureKind.FAILURE_KIND_RATE_LIMITED:
+                        self._throttles.hold(served, operation.name, failed.failure)
+                    of_way.result = result_of(failed.failure)
+                    of_process.result = of_way.result if failed.bare else Result.GOOD
+                    self.told(served, process.manifest.version, operation.name, began, failed.failure)
+                    raise
+                process.proved()
+                of_way.result = of_process.result = Result.GOOD
+                self.told(served, process.manifest.version, operation.name, began, None)
+
+    async def _ready(
+        self,
+        served: Served,
+        process: PluginProcess,
+        launch: Launch,
+        operation: Operation,
+        attempts: Attempts,
+    ) -> Reach:
+        try:
+            async with asyncio.timeout(self._left(attempts)):
+                return await self._prepare(served, process, launch, operation, attempts)
+        except TimeoutError:
+            why = "the plugin was not made ready in time"
+            raise _unreached(failures.transient("NOT_READY", why)) from None
+
+    async def _prepare(
+        self,
+        served: Served,
+        process: PluginProcess,
+        launch: Launch,
+        operation: Operation,
+        attempts: Attempts,
+    ) -> Reach:
+        failure = await self.preparation.initialize(launch, served)
+        if failure is not None:
+            raise _unreached(failure)
+        attempts.launch, attempts.used = launch, {}
+        if operation.slot:
+            contents = await self.preparation.authenticate(process, launch, served)
+            _demand_credential(contents, process, operation)
+            attempts.used = {slot: one for slot, one in contents.items() if isinstance(one, Leased)}
+        versions = [one.version for one in attempts.used.values()]
+        return Reach(launch.stub, context(served, versions), self.options(self._left(attempts)))
+
+    async def _read(
+        self, process: PluginProcess, launch: Launch, operation: Operation, failed: AioRpcError
+    ) -> CallFailed:
+        """What the call ended with; for a write of which that says nothing, its effect is unknown."""
+        read = failures.read(failed)
+        if failed.code() is StatusCode.DEADLINE_EXCEEDED and read.bare:
+            read = CallFailed(failures.transient("TOO_SLOW", "the plugin did not answer in time"), bare=True)
+        if failed.code() is StatusCode.UNAVAILABLE and read.bare:
+            report = await process.autopsy(launch)
+            if report is not None:
+                why = f"the plugin ended during the call: {self._purse.covered(report.sentence)}"
+                read = CallFailed(failures.transient("PLUGIN_CRASHED", why), bare=True)
+        if read.failure.kind == FailureKind.FAILURE_KIND_NOT_PREPARED:
+            read.failure.effect = Effect.EFFECT_NONE
+        if operation.writes and not read.failure.effect:
+            read.failure.effect = Effect.EFFECT_UNKNOWN
+        return read
+
+    async def _mend(
+        self, served: Served, operation: Operation, attempts: Attempts, failed: CallFailed
+    ) -> None:
+        """Returns where the call is to be made again; raises what is to be said where it is not."""
+        failure = failed.failure
+        if operation.writes and failure.effect != Effect.EFFECT_NONE:
+            if failure.kind == FailureKind.FAILURE_KIND_AUTH_FAILED:
+                await self._refresh(attempts, failure)  # not for this call: for the next one
+            raise failed
+        match failure.kind:
+            case FailureKind.FAILURE_KIND_NOT_PREPARED:
+                if attempts.prepared:
+                    why = "the plugin forgets what it was just given"
+                    raise CallFailed(failures.untouched(failures.internal("NOT_PREPARED", why))) from None
+                attempts.prepared = True
+                if attempts.launch is not None:
+                    self.preparation.forget(attempts.launch, served)
+            case FailureKind.FAILURE_KIND_AUTH_FAILED if attempts.used:
+                refreshed = await self._refresh(attempts, failure)
+                if attempts.refreshed or not refreshed:
+                    raise failed
+                attempts.refreshed = True
+            case FailureKind.FAILURE_KIND_RATE_LIMITED if attempts.waits < PATIENCE:
+                attempts.waits += 1
+                await self._wait_out_throttle(served, operation, attempts)
+            case FailureKind.FAILURE_KIND_INTERNAL if attempts.defects < DEFECT_REPEATS:
+                attempts.defects += 1
+                await self._pause(random.uniform(0, PAUSE_SECONDS * 2**attempts.defects), attempts, failed)  # noqa: S311
+            case _:
+                raise failed
+
+    async def _refresh(self, attempts: Attempts, failure: Failure) -> bool:
+        """The provider refused a credential: whether there is reason to try again."""
+        refused = _refused(attempts, failure)
+        if refused is None:
+            return False
+        if 0 < failure.credential_version.version < refused.version.version:
+            return True  # it went out with an older one than we hold
+        answer = await self._purse.refused(refused, failure)
+        if answer.advice == ReportRefusalResponse.ADVICE_WAIT:
+            seconds = answer.retry_after.ToTimedelta().total_seconds()
+            await self._pause(seconds, attempts, CallFailed(failure))
+            return True
+        return answer.advice == ReportRefusalResponse.ADVICE_REACQUIRE
+
+    async def _wait_out_throttle(self, served: Served, operation: Operation, attempts: Attempts) -> None:
+        remaining = self._throttles.remaining(served, operation.name)
+        if remaining:
+            why = f"the provider asks for patience: {remaining:.1f} s more"
+            limited = failures.untouched(failures.rate_limited(why, remaining))
+            await self._pause(remaining, attempts, CallFailed(limited))
+
+    async def _pause(self, seconds: float, attempts: Attempts, otherwise: CallFailed) -> None:
+        """Wait if there is time for it and for a call afterwards."""
+        if seconds >= self._left(attempts):
+            raise otherwise
+        await self._clock.sleep(seconds)
+
+    def _attempts(self, within: float) -> Attempts:
+        return Attempts(self._clock.monotonic() + within - min(MARGIN_SECONDS, within / 10))
+
+    def _left(self, attempts: Attempts) -> float:
+        return max(0.0, attempts.ends - self._clock.monotonic())
+
+
+@dataclass(slots=True)
+class Verdict:
+    result: Result = Result.UNTOLD
+
+
+def _unreached(failure: Failure) -> CallFailed:
+    return CallFailed(failures.untouched(failure))
+
+
+def _refused(attempts: Attempts, failure: Failure) -> Leased | None:
+    """The credential that a refusal speaks of; nobody guesses where there are several."""
+    used = attempts.used
+    if failure.HasField("credential_version"):
+        return used.get((failure.credential_version.slot, failure.credential_version.entry))
+    return next(iter(used.values())) if len(used) == 1 else None
+
+
+def _demand_credential(
+    contents: dict[tuple[str, str], Leased | Failure], process: PluginProcess, operation: Operation
+) -> None:
+    """What the operation calls with must be there; other slots are other operations' trouble."""
+    declared = any(slot.name == operation.slot for slot in process.manifest.credential_slots)
+    mine = {
+        entry: one
+        for (slot, entry), one in contents.items()
+        if slot == operation.slot and (not operation.entry or entry == operation.entry)
+    }
+    if not mine and declared:
+        why = f"nothing fills the slot {operation.slot}, which {operation.name} calls with"
+        raise _unreached(failures.invalid_config("SLOT_EMPTY", why))
+    refusals = [one for one in mine.values() if isinstance(one, Failure)]
+    if mine and len(refusals) == len(mine):
+        raise _unreached(refusals[0])

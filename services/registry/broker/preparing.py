@@ -1,0 +1,241 @@
+"""Making a process ready for a call: Initialize and Authenticate, given again to whatever life is there.
+
+A plugin holds nothing that matters. What it was given is noted with its life, so a new life starts with nothing
+and is given what a call needs just before that call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
+
+import structlog
+from grpc.aio import AioRpcError, UsageError
+
+from foundation.leasing import Place
+from services.registry.broker import failures
+from services.registry.broker.failures import CallFailed
+from services.registry.broker.purse import Leased, Purse
+from services.registry.broker.serving import Served
+from services.registry.host.launch import Launch
+from services.registry.host.prepared import Prepared
+from services.registry.host.process import PluginProcess
+from tieline.common.v1.failure_pb2 import CredentialVersion, Failure
+from tieline.plugin.v1.instance_pb2 import (
+    AuthenticateRequest,
+    AuthenticateResponse,
+    HealthCheckRequest,
+    HealthCheckResponse,
+    InitializeRequest,
+    InstanceContext,
+)
+
+log = structlog.get_logger(__name__)
+
+INITIALIZE_SECONDS = 5.0
+AUTHENTICATE_SECONDS = 5.0
+WITHDRAWALS = 3
+"""How often a process that does not answer is told to wipe something."""
+
+
+@dataclass(slots=True)
+class Handed:
+    """What the present life of a process was given, and for whom."""
+
+    launch: Launch
+    places: dict[Place, Served] = field(default_factory=dict)
+
+
+class Preparation:
+    def __init__(self, purse: Purse) -> None:
+        self._purse = purse
+        self._handed: WeakKeyDictionary[PluginProcess, Handed] = WeakKeyDictionary()
+        purse.tell(self)
+
+    async def initialize(
+        self,
+        launch: Launch,
+        served: Served,
+        within: float = INITIALIZE_SECONDS,
+        *,
+        validate_only: bool = False,
+    ) -> Failure | None:
+        """Have the process hold exactly this revision; None when it does."""
+        held = launch.prepared.setdefault(served.instance, Prepared())
+        if validate_only:
+            return await _initialize(launch, served, within, validate_only=True)
+        async with held.changing:
+            if held.revision == served.revision:
+                return None
+            failure = await _initialize(launch, served, within)
+            held.revision = 0 if failure else served.revision
+            return failure
+
+    async def authenticate(
+        self, process: PluginProcess, launch: Launch, served: Served
+    ) -> dict[tuple[str, str], Leased | Failure]:
+        """Have the process hold every credential that fills one of its slots: what it holds, or why not."""
+        contents = dict(await self._purse.contents(served, process.manifest))
+        for slot, leased in contents.items():
+            if isinstance(leased, Leased) and (failure := await self._give(process, launch, served, leased)):
+                contents[slot] = failure
+        return contents
+
+    async def probe(
+        self,
+        process: PluginProcess,
+        launch: Launch,
+        served: Served,
+        slot: tuple[str, str],
+        within: float,
+    ) -> AuthenticateResponse.Probe | Failure:
+        """Give it, and have the provider asked whether it works."""
+        leased = (await self._purse.contents(served, process.manifest)).get(slot)
+        if leased is None:
+            return failures.not_found("SLOT_EMPTY", f"nothing fills the slot {slot[0]}")
+        if isinstance(leased, Failure):
+            return leased
+        answer = await self._hand(process, launch, served, leased, probe=within)
+        if isinstance(answer, Failure):
+            return answer
+        if not answer.HasField("probe"):
+            return failures.internal("PROBE_MISSING", "the plugin did not say what its provider said")
+        return answer.probe
+
+    def forget(self, launch: Launch, served: Served) -> None:
+        """The process says that it does not hold it, whatever we thought."""
+        held = launch.prepared.get(served.instance)
+        if held is not None:
+            held.revision = 0
+            held.credentials.clear()
+
+    async def renewed(self, leased: Leased) -> None:
+        """A newer version: whoever holds an older one gets it now, calls or not."""
+        for process, handed in list(self._handed.items()):
+            served = handed.places.get(leased.place)
+            if served is not None:
+                failure = await self._give(process, handed.launch, served, leased)
+                if failure is not None:
+                    log.info("a newer credential waits for the next call", plugin=process.name)
+
+    async def lost(self, place: Place, version: int) -> None:
+        """Revoked, or its lease is over: whoever holds it wipes it."""
+        for process, handed in list(self._handed.items()):
+            served = handed.places.pop(place, None)
+            if served is not None:
+                await _withdraw(handed.launch, served, place, version)
+                log.info("a credential was taken back", plugin=process.name, connection=place.subject)
+
+    async def _give(
+        self, process: PluginProcess, launch: Launch, served: Served, leased: Leased
+    ) -> Failure | None:
+        held = launch.prepared.setdefault(served.instance, Prepared())
+        if held.credentials.get(leased.slot) == leased.version.version:
+            return None
+        answer = await self._hand(process, launch, served, leased)
+        return answer if isinstance(answer, Failure) else None
+
+    async def _hand(
+        self, process: PluginProcess, launch: Launch, served: Served, leased: Leased, *, probe: float = 0
+    ) -> AuthenticateResponse | Failure:
+        """With `probe`, the provider is asked too and may take so many seconds."""
+        handed = self._handed.get(process)
+        if handed is None or handed.launch is not launch:
+            handed = self._handed[process] = Handed(launch)
+        # Before it is given: what is revoked meanwhile is taken back right behind it.
+        handed.places[leased.place] = served
+        launch.secrets.update(leased.material.fields.values(), leased.material.previous_secrets)
+        held = launch.prepared.setdefault(served.instance, Prepared())
+        async with held.changing:
+            request = AuthenticateRequest(
+                instance_id=served.instance, credential=leased.material, probe=probe > 0
+            )
+            try:
+                answer = await _authenticate(launch, request, probe)
+                if answer.stale:
+                    # Another credential fills the slot now, and its versions are counted by themselves.
+                    older = CredentialVersion(
+                        slot=leased.place.slot, entry=leased.place.entry, version=answer.held_version
+                    )
+                    await _authenticate(
+                        launch, AuthenticateRequest(instance_id=served.instance, withdrawn=older)
+                    )
+                    answer = await _authenticate(launch, request, probe)
+            except CallFailed as failed:
+                held.credentials.pop(leased.slot, None)
+                return failed.failure
+            held.credentials[leased.slot] = leased.version.version
+            return answer
+
+
+def context(served: Served, versions: Sequence[CredentialVersion] = ()) -> InstanceContext:
+    return InstanceContext(instance_id=served.instance, config_revision=served.revision, credentials=versions)
+
+
+async def checked(
+    launch: Launch, served: Served, versions: Sequence[CredentialVersion], within: float
+) -> Failure | None:
+    """What the plugin found that keeps the instance from working; None where nothing does."""
+    try:
+        answer = await launch.stub.HealthCheck(
+            HealthCheckRequest(context=context(served, versions)), timeout=within
+        )
+    except AioRpcError as failed:
+        return failures.of_call(failed)
+    if answer.state != HealthCheckResponse.STATE_FAILED:
+        return None
+    found = [finding for finding in answer.findings if finding.state == HealthCheckResponse.STATE_FAILED]
+    why = "; ".join(f"{finding.name}: {finding.failure.message}" for finding in found[:5])
+    return failures.transient("UNHEALTHY", why or "the plugin says that it cannot work")
+
+
+async def _initialize(
+    launch: Launch, served: Served, within: float, *, validate_only: bool = False
+) -> Failure | None:
+    request = InitializeRequest(
+        instance_id=served.instance,
+        config_revision=served.revision,
+        settings=served.settings,
+        settings_version=served.settings_version,
+        account_keys=served.account_keys,
+        validate_only=validate_only,
+    )
+    try:
+        answer = await launch.stub.Initialize(request, timeout=min(within, INITIALIZE_SECONDS))
+    except AioRpcError as failed:
+        return failures.of_call(failed)
+    # Invalid settings are then an answer like any other, with errors in it.
+    return failures.of_diagnostics(answer.diagnostics) if validate_only else None
+
+
+async def _authenticate(
+    launch: Launch, request: AuthenticateRequest, within: float = 0
+) -> AuthenticateResponse:
+    try:
+        return await launch.stub.Authenticate(request, timeout=within or AUTHENTICATE_SECONDS)
+    except AioRpcError as failed:
+        raise failures.read(failed) from None
+    except UsageError:  # this life is over, and its channel closed
+        raise CallFailed(failures.transient("PLUGIN_DOWN", "its process has ended")) from None
+
+
+async def _withdraw(launch: Launch, served: Served, place: Place, version: int) -> None:
+    held = launch.prepared.get(served.instance)
+    if held is None:
+        return
+    gone = CredentialVersion(slot=place.slot, entry=place.entry, version=version)
+    async with held.changing:
+        if held.credentials.get((place.slot, place.entry), 0) <= version:
+            held.credentials.pop((place.slot, place.entry), None)
+        for attempt in range(WITHDRAWALS):
+            if launch.crash is not None:
+                return
+            try:
+                await _authenticate(launch, AuthenticateRequest(instance_id=served.instance, withdrawn=gone))
+            except CallFailed as failed:
+                if failed.failure.reason in ("PLUGIN_DOWN", "INSTANCE_NOT_INITIALIZED"):
+                    return
+                log.warning("a credential is not taken back yet", attempt=attempt + 1, why=str(failed))
+            else:
+                return
