@@ -24,6 +24,7 @@ from cli.status import look
 from foundation.engines.binaries import nats_binary, postgres_binaries
 from foundation.engines.errors import EngineError
 from foundation.errors import Problem
+from foundation.process.confined import unconfinable
 from foundation.process.errors import ProcessError
 from foundation.process.lock import holders
 from foundation.process.ports import Port
@@ -188,4 +189,21 @@ def processes(patient: Patient) -> Iterator[Finding]:
         yield Finding(process.name, fine=process.answer.ready, text=text, remedy=remedy)
 
 
-EXAMINATIONS: tuple[Examination, ...] = (python, engines, data, secrets, settings, processes)
+def confinement(_: Patient) -> Iterator[Finding]:
+    """Not a fault: where it cannot be had, plugins run without it, and each says so."""
+    if why := asyncio.run(unconfinable()):
+        remedy = "Plugins run as processes of their own, without walls. docs/plugins.md says what walls take."
+        yield Finding("confinement", fine=True, text=why, remedy=remedy)
+    else:
+        yield Finding("confinement", fine=True, text="plugins can be kept in namespaces of their own")
+
+
+EXAMINATIONS: tuple[Examination, ...] = (
+    python,
+    engines,
+    confinement,
+    data,
+    secrets,
+    settings,
+    processes,
+)

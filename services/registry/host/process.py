@@ -146,6 +146,11 @@ class PluginProcess:
         return (self._launch.enclosure.refused if self._launch else []) or self._refused_before
 
     @property
+    def confined(self) -> bool:
+        """As it truly is, not as it was asked for."""
+        return self._launch is not None and self._launch.enclosure.confined
+
+    @property
     def next_start(self) -> datetime | None:
         at = self._supervised.next_start
         return None if at is None else self._clock.now() + timedelta(seconds=at - self._supervised.now())
