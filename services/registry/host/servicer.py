@@ -66,7 +66,7 @@ class ProcessServicer(processes_pb2_grpc.ProcessServiceServicer):
         if request.request_id not in self._restarted:
             if request.request_id:
                 self._restarted.append(request.request_id)
-            await process.restart()
+            process = await self._host.restart(process)
         return _told(process)
 
     async def ReleaseProcess(self, request: pb.ReleaseProcessRequest, _: ServicerContext) -> pb.Process:

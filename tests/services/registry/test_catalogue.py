@@ -273,7 +273,7 @@ async def test_programs_of_the_machine_are_looked_for(tmp_path: Path, programs: 
         assert published(opened).startable is not bool(why)
 
 
-async def test_changed_code_is_started_anew_without_anybody_noticing(tmp_path: Path) -> None:
+async def test_changed_code_is_taken_by_a_restart_that_nobody_notices(tmp_path: Path) -> None:
     folder = make_plugin(tmp_path / "p", "one")
     one = served("one")
     async with hosting(tmp_path / "p") as host:
@@ -282,10 +282,12 @@ async def test_changed_code_is_started_anew_without_anybody_noticing(tmp_path: P
         assert titles(result) == ["x"]
         code = (folder / "plugin.py").read_text()
         (folder / "plugin.py").write_text(code.replace("title=word +", "title='new ' + word +"))
-
-        async def new() -> bool:
-            (result,) = await broker.transform([group(one, "x")])
-            assert not result.HasField("failure")
-            return list(titles(result)) == ["new x"]
-
-        await until(new, 30)
+        process = host.processes["one"]
+        await until(lambda: process.outdated, 30)
+        assert "files changed" in process.explanation
+        (result,) = await broker.transform([group(one, "x")])
+        assert titles(result) == ["x"], "nothing changes what runs but somebody who says so"
+        await host.restart(process)
+        (result,) = await broker.transform([group(one, "x")])
+        assert titles(result) == ["new x"]
+        assert not host.processes["one"].outdated
