@@ -15,6 +15,8 @@ import pytest
 
 from foundation.clock import SystemClock
 from foundation.errors import Code, Problem
+from foundation.net.addresses import Reach
+from foundation.process.confined import unconfinable
 from foundation.process.supervised import State
 from foundation.process.testing import until
 from services.registry.broker.broker import Broker
@@ -23,7 +25,10 @@ from services.registry.catalogue.catalogue import Catalogue, Published
 from services.registry.catalogue.installing import Installer
 from services.registry.catalogue.ledger import HeldLedger
 from services.registry.catalogue.versions import Range, Version
+from services.registry.egress.proxy import open_egress
 from services.registry.host.host import Host
+from services.registry.host.places import hidden
+from services.registry.host.sandbox import Sandbox, Wanted
 from tests.services.registry.plugins import group, hosting, make_plugin, served, titles
 from tieline.plugin.v1.manifest_pb2 import Manifest
 
@@ -232,6 +237,20 @@ async def test_each_version_has_its_own_dependencies_in_its_own_environment(tmp_
         results = await broker.transform([group(old, "x"), group(new, "x")])
         assert [titles(result) for result in results] == [["own 1.0.0 x"], ["own 2.0.0 x"]]
         assert [result.plugin_version for result in results] == ["1.0.0", "2.0.0"]
+
+
+async def test_its_own_dependencies_are_there_for_a_confined_plugin_too(tmp_path: Path) -> None:
+    if why := await unconfinable():
+        pytest.skip(f"this machine confines no process: {why}")
+    make_own(tmp_path / "p", "1.0.0", "a")
+    one = served("one")
+    async with open_egress(Reach()) as proxy:
+        sandbox = Sandbox(proxy, Wanted.CONFINED, hidden(str(tmp_path)))
+        async with hosting(tmp_path / "p", sandbox=sandbox) as host:
+            await until(partial(_all_installed, host), 60)
+            (result,) = await Broker(host, FixedConnections(one)).transform([group(one, "x")])
+            assert titles(result) == ["own 1.0.0 x"]
+            assert host.processes["one"].confined
 
 
 def _all_installed(host: Host) -> bool:
