@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
@@ -34,6 +34,7 @@ from services.registry.broker.outcomes import Deaf, Listener, Outcome
 from services.registry.broker.preparing import Preparation, context
 from services.registry.broker.purse import Leased, Purse
 from services.registry.broker.serving import Connections, Served
+from services.registry.broker.streams import AllStreams
 from services.registry.broker.throttles import Throttles
 from services.registry.broker.turns import Turns
 from services.registry.host.host import Host
@@ -117,6 +118,7 @@ class Calls:
         self.circuits = Circuits(clock)
         self._throttles = Throttles(clock)
         self._turns: WeakKeyDictionary[PluginProcess, Turns] = WeakKeyDictionary()
+        self._streams = AllStreams()
 
     async def unary(
         self,
@@ -152,15 +154,16 @@ class Calls:
         attempts = self._attempts(within)
         await self._wait_out_throttle(served, operation, attempts)
         begun = False
+        streams = self._streams.of(process)
         while True:
+            streams.demand_leave()
             try:
-                async with (
-                    self._reaching(served, process, operation, attempts) as reach,
-                    streaming(ask(reach)) as frames,
-                ):
-                    async for frame in frames:
-                        begun = True
-                        yield frame
+                async with self._reaching(served, process, operation, attempts) as reach:
+                    call = ask(reach)
+                    async with streaming(call), aclosing(streams.frames(call)) as frames:
+                        async for frame in frames:
+                            begun = True
+                            yield frame
             except CallFailed as failed:
                 if begun:
                     raise
@@ -207,6 +210,8 @@ class Calls:
             try:
                 async with asyncio.timeout(within):
                     await stack.enter_async_context(turns.turn(who))
+                if alone:
+                    stack.enter_context(self._streams.of(process).out_of_the_way())
                 left = min(ready, within - (self._clock.monotonic() - began))
                 launch = await stack.enter_async_context(process.call(max(0.0, left), alone=alone))
             except TimeoutError:

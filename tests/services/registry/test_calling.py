@@ -177,6 +177,38 @@ async def test_a_stream_that_breaks_is_not_begun_again_by_itself(tmp_path: Path)
     assert len(calls(tmp_path, "FetchData")) == 1
 
 
+async def test_polls_give_way_to_a_suspect_who_has_to_be_alone(tmp_path: Path) -> None:
+    one = connected(1)
+    ended: list[Failure] = []
+
+    async def poll(broker: Broker) -> None:
+        async with aclosing(broker.calls.stream(ref(one), POLL, fetch("endless"), 300.0)) as frames:
+            async for _ in frames:
+                pass
+
+    async def poll_until_it_gives_way(broker: Broker) -> None:
+        with pytest.raises(CallFailed) as gave_way:
+            await poll(broker)
+        ended.append(gave_way.value.failure)
+
+    async with brokering(tmp_path, one) as (broker, host):
+        polls = [asyncio.create_task(poll_until_it_gives_way(broker)) for _ in range(4)]
+        process = host.processes["raw"]
+        await until(lambda: process.calls_in_flight == 4, 30)
+        async with broker.calls.life(process, "suspect", 30.0, alone=True):
+            assert process.calls_in_flight == 1
+            with pytest.raises(CallFailed, match="GAVE_WAY"):
+                await poll(broker)
+        await asyncio.gather(*polls)
+        assert [why.reason for why in ended] == ["GAVE_WAY"] * 4
+
+        cancelled = asyncio.create_task(poll(broker))
+        await until(lambda: process.calls_in_flight, 30)
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+
+
 async def test_a_read_whose_plugin_dies_is_transient_and_tells_how(tmp_path: Path) -> None:
     one = connected(1)
     async with brokering(tmp_path, one) as (broker, host):
