@@ -17,16 +17,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cli.client import client
 from cli.fleet import MODULES
 from cli.installation import Installation
+from cli.plugin import PAGE, problem_line, processes_of
 from cli.settings import UpSettings, up_settings
 from cli.status import look
 from foundation.engines.binaries import nats_binary, postgres_binaries
 from foundation.engines.errors import EngineError
 from foundation.errors import Problem
+from foundation.process.confined import unconfinable
 from foundation.process.errors import ProcessError
 from foundation.process.lock import holders
 from foundation.process.ports import Port
+from tieline.registry.v1 import catalogue_pb2_grpc
+from tieline.registry.v1.catalogue_pb2 import ListManifestProblemsRequest
+from tieline.registry.v1.processes_pb2 import Process
 
 LITTLE_SPACE = 1024**3
 
@@ -188,4 +194,54 @@ def processes(patient: Patient) -> Iterator[Finding]:
         yield Finding(process.name, fine=process.answer.ready, text=text, remedy=remedy)
 
 
-EXAMINATIONS: tuple[Examination, ...] = (python, engines, data, secrets, settings, processes)
+def confinement(_: Patient) -> Iterator[Finding]:
+    """Not a fault: where it cannot be had, plugins run without it, and each says so."""
+    if why := asyncio.run(unconfinable()):
+        remedy = "Plugins run as processes of their own, without walls. docs/plugins.md says what walls take."
+        yield Finding("confinement", fine=True, text=why, remedy=remedy)
+    else:
+        yield Finding("confinement", fine=True, text="plugins can be kept in namespaces of their own")
+
+
+def plugins(patient: Patient) -> Iterator[Finding]:
+    """What is refused, and what is in trouble; nothing is said where nothing runs."""
+    if patient.owner is None:
+        return
+    try:
+        yield from asyncio.run(_plugins(patient.options))
+    except Problem as problem:
+        yield Finding("plugins", fine=False, text=problem.sentence, remedy=problem.remedy)
+
+
+async def _plugins(options: argparse.Namespace) -> list[Finding]:
+    async with client(options) as installation:
+        catalogue = catalogue_pb2_grpc.CatalogueServiceStub(installation.registry)
+        refused = await catalogue.ListManifestProblems(ListManifestProblemsRequest(page_size=PAGE))
+        running = await processes_of(installation, "plugins/-")
+    found = [
+        Finding(
+            "plugin",
+            fine=False,
+            text=problem_line(problem),
+            remedy="Mend that file; it is read again at once.",
+        )
+        for problem in refused.manifest_problems
+    ]
+    for process in running:
+        fine = process.state in (Process.STATE_READY, Process.STATE_STARTING, Process.STATE_DRAINING)
+        name = process.name.split("/")[1]
+        remedy = "" if fine else f"`tieline plugin show {name}` tells how it died."
+        found.append(Finding(f"plugin {name}", fine=fine, text=process.explanation, remedy=remedy))
+    return found
+
+
+EXAMINATIONS: tuple[Examination, ...] = (
+    python,
+    engines,
+    confinement,
+    data,
+    secrets,
+    settings,
+    processes,
+    plugins,
+)

@@ -63,7 +63,7 @@ async def _show(installation: Client, options: argparse.Namespace) -> None:
     stub = catalogue_pb2_grpc.CatalogueServiceStub(installation.registry)
     one = await stub.GetPlugin(catalogue.GetPluginRequest(name=name))
     versions = await stub.ListPluginVersions(catalogue.ListPluginVersionsRequest(parent=name, page_size=PAGE))
-    running = await _processes(installation, name)
+    running = await processes_of(installation, name)
     if options.json:
         told = document(one) | {
             "plugin_versions": [document(version) for version in versions.plugin_versions],
@@ -119,7 +119,7 @@ async def _release(installation: Client, options: argparse.Namespace) -> None:
 async def _each(
     installation: Client, options: argparse.Namespace, act: Callable[[str], Awaitable[Process]]
 ) -> None:
-    running = await _processes(installation, f"plugins/{options.id}")
+    running = await processes_of(installation, f"plugins/{options.id}")
     if not running:
         raise Problem(Code.NOT_FOUND, what=f"process of plugin {options.id}")
     acted = [await act(process.name) for process in running]
@@ -157,7 +157,7 @@ async def _status(installation: Client, options: argparse.Namespace) -> None:
     show(options, changed, "\n".join(_about_version(changed)).strip())
 
 
-async def _processes(installation: Client, parent: str) -> Sequence[Process]:
+async def processes_of(installation: Client, parent: str) -> Sequence[Process]:
     stub = processes_pb2_grpc.ProcessServiceStub(installation.registry)
     page = await stub.ListProcesses(processes.ListProcessesRequest(parent=parent, page_size=PAGE))
     return page.processes
@@ -165,7 +165,8 @@ async def _processes(installation: Client, parent: str) -> Sequence[Process]:
 
 def problem_line(problem: catalogue.ManifestProblem) -> str:
     place = f"{problem.diagnostic.pointer}: " if problem.diagnostic.pointer else ""
-    return f"{problem.file}:{problem.line}: {place}{problem.diagnostic.summary}"
+    line = f":{problem.line}" if problem.line else ""
+    return f"{problem.file}{line}: {place}{problem.diagnostic.summary}"
 
 
 def _line(one: catalogue.Plugin) -> str:

@@ -223,6 +223,8 @@ def _settings_of(service: Service, plan: Plan, databases: Databases) -> dict[str
             plugins = [str(Path(directory).absolute()) for directory in plan.settings.plugins]
             chosen = {
                 "plugins": plugins,
+                "installation": str(plan.installation.data.absolute()),
+                "environments": str(plan.installation.data.absolute() / "environments"),
                 "public_url": _public_url(plan),
                 "credentials": peers["credentials"],
             }

@@ -29,14 +29,37 @@ class Limits:
     data: int | None = None  # bytes of writable memory
     files: int | None = None
     core: int | None = 0
+    processes: int | None = None  # threads count too; of the user, so only where that is one of its own
     nice: int = 0
 
     def arguments(self) -> list[str]:
-        limits = (("data", self.data), ("nofile", self.files), ("core", self.core))
+        limits = (
+            ("data", self.data),
+            ("nofile", self.files),
+            ("core", self.core),
+            ("nproc", self.processes),
+        )
         found = [
             part for name, bound in limits if bound is not None for part in ("--limit", f"{name}={bound}")
         ]
         return [*found, "--nice", str(self.nice)] if self.nice else found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confinement:
+    """What keeps a child in; `confining.py` says how. Paths are absolute, and real: no links in them."""
+
+    gate: int = 0  # the launcher's end of a socket pair: the listener of its proxy comes out of ours
+    user: int = 0  # who it will be where we are root
+    hide: tuple[Path, ...] = ()
+    private: tuple[Path, ...] = ()
+    keep: tuple[Path, ...] = ()
+    write: tuple[Path, ...] = ()
+
+    def arguments(self) -> list[str]:
+        found = ["--gate", str(self.gate), "--user", str(self.user)]
+        places = (("hide", self.hide), ("private", self.private), ("keep", self.keep), ("write", self.write))
+        return found + [part for name, paths in places for path in paths for part in (f"--{name}", str(path))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +76,7 @@ class Command:
     limits: Limits = Limits()
     ordinary_user: bool = False  # root, and a uid without a name, become somebody in a namespace
     pass_fds: tuple[int, ...] = ()
+    confinement: Confinement | None = None
     stdin_pipe: bool = False  # a pipe we hold open; its end tells the child that we are gone
 
     def launcher(self, status_fd: int) -> list[str]:
@@ -61,6 +85,8 @@ class Command:
         options += ["--death-signal", str(int(self.death_signal)), *self.limits.arguments()]
         if self.ordinary_user and not _is_ordinary():
             options += ["--map-user", str(ordinary_uid())]
+        if self.confinement is not None:
+            options += self.confinement.arguments()
         return [sys.executable, "-I", "-S", str(launch.__file__), *options, "--", *self.argv]
 
 

@@ -5,6 +5,11 @@
     --parent PID           leave unless PID is still the parent
     --death-signal N       the signal this child gets when its parent dies
     --map-user UID         root only: become UID inside a user namespace of its own
+    --gate FD              confine the program (see confining.py); its proxy's listener leaves here
+    --user UID             root only, confined: who the program will be
+    --hide, --private, --keep, --write PATH
+                           confined: what is covered, covered and writable, seen all the same, writable;
+                           each repeatable
     --limit NAME=VALUE     an rlimit, soft and hard (core, data, nofile, nproc, ...); repeatable
     --nice N               lower the priority by N
     --status-fd FD         where a failure is told; closed by the exec, which is how success is told
@@ -12,8 +17,8 @@
 It runs between fork and exec of every process we start, so it imports next to nothing (`-I -S`, no enum,
 no argparse) and the order of its steps matters:
 
-1. the namespace first: a change of credentials clears the death signal;
-2. limits while we may still raise them;
+1. limits while we may still raise them, but the count of processes, which another user's are no part of;
+2. namespaces: a change of credentials clears the death signal;
 3. the death signal, and only then the look at the parent: a parent that died before the first of the two
    is seen by the second, one that dies later is told by the first. No gap is left.
 """
@@ -25,6 +30,7 @@ FAILED = 125  # as `env`, `timeout` and container engines say "not the program's
 
 _CLONE_NEWUSER = 0x10000000
 _PR_SET_PDEATHSIG = 1
+_PER_USER = "nproc"
 
 
 class Refusal(Exception):  # noqa: N818 - not an error of ours: a sentence on its way out
@@ -40,13 +46,16 @@ class Options:
         self.map_user = 0
         self.nice = 0
         self.status_fd = 2
+        self.gate = 0
+        self.user = 0
+        self.places: dict[str, list[str]] = {"hide": [], "private": [], "keep": [], "write": []}
         self.limits: list[tuple[str, int]] = []
         self.program: list[str] = []
 
 
 def parse(arguments: list[str]) -> Options:
     options = Options()
-    numbers = {"--parent", "--death-signal", "--map-user", "--nice", "--status-fd"}
+    numbers = {"--parent", "--death-signal", "--map-user", "--nice", "--status-fd", "--gate", "--user"}
     rest = iter(arguments)
     for argument in rest:
         if argument == "--":
@@ -59,6 +68,8 @@ def parse(arguments: list[str]) -> Options:
             elif argument == "--limit":
                 name, _, bound = value.partition("=")
                 options.limits.append((name, int(bound)))
+            elif argument[2:] in options.places:
+                options.places[argument[2:]].append(value)
             else:
                 raise Refusal(f"the launcher does not know the option {argument}")
         except ValueError:
@@ -86,6 +97,9 @@ def prepare(options: Options) -> None:
     import ctypes  # noqa: PLC0415 - 3 ms that a malformed command line need not wait for
 
     libc = ctypes.CDLL(None, use_errno=True)
+    if options.nice:
+        os.nice(options.nice)
+    restrict([limit for limit in options.limits if limit[0] != _PER_USER])
     if options.map_user:
         outside = os.geteuid(), os.getegid()  # inside, before the map is written, nobody has a name
         if libc.unshare(_CLONE_NEWUSER):
@@ -95,14 +109,30 @@ def prepare(options: Options) -> None:
                 "run as an ordinary user"
             )
         become(options.map_user, *outside)
-    if options.nice:
-        os.nice(options.nice)
-    if options.limits:
-        restrict(options.limits)
+    if options.gate:
+        enclose(options)
+    restrict([limit for limit in options.limits if limit[0] == _PER_USER])
     if options.death_signal:
         libc.prctl(_PR_SET_PDEATHSIG, options.death_signal, 0, 0, 0)
     if options.parent and os.getppid() != options.parent:
         raise Refusal(f"the parent {options.parent} is gone")
+
+
+def enclose(options: Options) -> None:
+    sys.path.append(__file__.rpartition("/")[0])  # isolated, so nothing of ours is on it
+    # Whatever the steps to come import: where modules are may be covered when they do.
+    import resource  # noqa: F401, PLC0415
+    import warnings  # noqa: F401, PLC0415
+
+    import confining  # type: ignore[import-not-found,unused-ignore] # noqa: PLC0415
+
+    places = confining.Places()
+    for name, paths in options.places.items():
+        setattr(places, name, paths)
+    try:
+        confining.confine(places, options.user, options.gate)
+    except confining.Unconfined as why:
+        raise Refusal(f"it cannot be confined: {why}") from None
 
 
 def become(user: int, outer_uid: int, outer_gid: int) -> None:
@@ -121,6 +151,8 @@ def become(user: int, outer_uid: int, outer_gid: int) -> None:
 
 
 def restrict(limits: list[tuple[str, int]]) -> None:
+    if not limits:
+        return
     import resource  # noqa: PLC0415 - most children have limits, failures need none
 
     for name, bound in limits:

@@ -44,8 +44,9 @@ from services.registry.connections.servicer import ConnectionServicer
 from services.registry.connections.suspending import Suspender
 from services.registry.egress.proxy import open_egress
 from services.registry.host.host import Host
+from services.registry.host.places import hidden
 from services.registry.host.rollouts import Rollouts
-from services.registry.host.sandbox import Sandbox
+from services.registry.host.sandbox import Sandbox, Wanted
 from services.registry.host.servicer import ProcessServicer
 from services.registry.host.socket_room import socket_room
 from services.registry.settings import RegistrySettings
@@ -72,7 +73,8 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         directories = [BUILT_IN, *map(Path, settings.plugins)]
         catalogue = await open_(Catalogue(directories, ledger, Installer(Path(settings.environments))))
         room = stack.enter_context(socket_room())
-        sandbox = Sandbox(await open_(open_egress(_reach(settings))))
+        private = hidden(settings.installation or "", *settings.private_directories, settings.token_file)
+        sandbox = Sandbox(await open_(open_egress(_reach(settings))), Wanted(settings.sandbox), private)
         host = await open_(Host(catalogue, ledger, room, sandbox=sandbox, clock=clock))
         picture = await open_(Picture(worker))
         purse = await open_(VaultPurse(vault, clock))

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -56,3 +56,20 @@ class RegistrySettings(RpcSettings, frozen=True, kw_only=True):
             " `10.1.0.0/16`. Other addresses that are not public are refused, whoever names them."
         ),
     ] = ()
+    sandbox: Annotated[
+        Literal["auto", "none", "confined"],
+        Meta(
+            description="What keeps plugins in. `confined`: namespaces of their own, without which none is started;"
+            " `auto`: confined where this machine allows it; `none`: a process of its own, and the proxy."
+        ),
+    ] = "auto"
+    private_directories: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Directories that no confined plugin sees, beside people's homes, `/run` and the installation."
+        ),
+    ] = ()
+    installation: Annotated[
+        str | None,
+        Meta(description="The data directory of a whole installation, which `tieline up` names."),
+    ] = None

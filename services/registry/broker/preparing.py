@@ -231,6 +231,8 @@ async def _initialize(
         account_keys=served.account_keys,
         validate_only=validate_only,
     )
+    if not validate_only:
+        launch.enclosure.allow(served.instance, served.settings)  # the hosts that its settings name
     return await launch.stub.Initialize(request, timeout=min(within, INITIALIZE_SECONDS))
 
 

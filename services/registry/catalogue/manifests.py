@@ -25,7 +25,8 @@ class Refused:
 
     @property
     def sentence(self) -> str:
-        return f"{self.file}:{self.line}: {self.pointer + ': ' if self.pointer else ''}{self.why}"
+        place = f":{self.line}" if self.line else ""
+        return f"{self.file}{place}: {self.pointer + ': ' if self.pointer else ''}{self.why}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,6 +131,17 @@ class Host:
             self._slots[slot] = self._made(published, cell)
         return self._slots[slot]
 
+    async def restart(self, process: PluginProcess) -> PluginProcess:
+        """End it gently and start it anew, from what lies on disk now: nothing else changes what runs."""
+        slot = next((slot for slot, one in self._slots.items() if one is process), None)
+        wanted = self.catalogue.content.published.get(slot.key) if slot else None
+        if slot is None or wanted is None or not wanted.startable or not _is_other(process, wanted):
+            await process.restart()
+            return process
+        self._end(slot)
+        self._slots[slot] = self._made(wanted, slot.cell)
+        return self._slots[slot]
+
     async def shift(self, plugin: str, version: Version) -> None:
         """From now on this version serves whoever pins none. Calls in flight finish where they are."""
         self._serving[plugin] = version
@@ -174,13 +185,8 @@ class Host:
             wanted = published.get(slot.key)
             if wanted is None or not wanted.startable or self._is_idle(slot, process):
                 self._end(slot)
-            elif (wanted.digest, wanted.environment) != (
-                process.published.digest,
-                process.published.environment,
-            ):
-                log.info("a plugin's files changed", plugin=slot.plugin, version=str(slot.version))
-                self._end(slot)
-                self._slots[slot] = self._made(wanted, slot.cell)
+            else:
+                process.outdated = _is_other(process, wanted)
         tracks = await self._tracks()
         for plugin in self.catalogue.content.names():
             if (version := self._choice(plugin, tracks.get(plugin))) is None:
@@ -245,6 +251,11 @@ class Host:
         task = asyncio.create_task(process.drain(), name=f"end {slot.plugin} {slot.version}")
         self._ending[process] = task
         task.add_done_callback(lambda _: self._ending.pop(process, None))
+
+
+def _is_other(process: PluginProcess, wanted: Published) -> bool:
+    present = process.published
+    return (wanted.digest, wanted.environment) != (present.digest, present.environment)
 
 
 @lru_cache(maxsize=1024)

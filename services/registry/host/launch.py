@@ -67,7 +67,6 @@ def command_for(published: Published, launch: Launch, scratch: Path | None) -> C
     own = {
         "TIELINE_PLUGIN_ADDRESS": launch.address,
         "TIELINE_PLUGIN_NONCE": base64.urlsafe_b64encode(launch.nonce).decode(),
-        **launch.enclosure.environment,
     }
     if scratch is not None:
         own["TIELINE_PLUGIN_SCRATCH"] = str(scratch)

@@ -32,6 +32,7 @@ from services.registry.catalogue.describing import difference
 from services.registry.egress.refusals import Refusal
 from services.registry.host.capacity import Capacity
 from services.registry.host.crashes import Crash, redacted
+from services.registry.host.garbage import RefuseGarbage
 from services.registry.host.launch import GRACE_SECONDS, Launch, command_for, memory_limit
 from services.registry.host.orphans import end_orphans
 from services.registry.host.sandbox import Sandbox
@@ -84,6 +85,8 @@ class PluginProcess:
         self.crashes: deque[Crash] = deque(maxlen=CRASHES_TOLD)
         """Newest first."""
         self.starts = 0
+        self.outdated = False
+        """What lies on disk is no longer what it was started from."""
         self._room = room
         self._sandbox = sandbox or Sandbox()
         self._patience = patience or Patience()
@@ -146,6 +149,11 @@ class PluginProcess:
         return (self._launch.enclosure.refused if self._launch else []) or self._refused_before
 
     @property
+    def confined(self) -> bool:
+        """As it truly is, not as it was asked for."""
+        return self._launch is not None and self._launch.enclosure.confined
+
+    @property
     def next_start(self) -> datetime | None:
         at = self._supervised.next_start
         return None if at is None else self._clock.now() + timedelta(seconds=at - self._supervised.now())
@@ -153,9 +161,14 @@ class PluginProcess:
     @property
     def explanation(self) -> str:
         """Why it is so, and what to do, in one line."""
+        anew = f"`tieline plugin restart {self.name}` takes them"
         match self.state:
             case State.READY:
-                return "finishes its calls, then starts anew" if self._draining else "serves"
+                if self._draining:
+                    return "finishes its calls, then starts anew"
+                return (
+                    f"serves; its files changed since it was started: {anew}" if self.outdated else "serves"
+                )
             case State.FAILED:
                 release = f"`tieline plugin release {self.name}` or a new version tries again"
                 return f"in quarantine: {self.trouble}; {release}"
@@ -260,7 +273,9 @@ class PluginProcess:
         self._retire()
         self.starts += 1
         socket, nonce = self._room.fresh(), secrets.token_bytes(32)
-        channel = grpc.aio.insecure_channel(f"unix://{socket}", options.CLIENT)
+        channel = grpc.aio.insecure_channel(
+            f"unix://{socket}", options.CLIENT, interceptors=[RefuseGarbage()]
+        )
         stub: plugin_pb2_grpc.PluginServiceAsyncStub = plugin_pb2_grpc.PluginServiceStub(channel)
         enclosure = self._sandbox.enclose(self.manifest)
         self._launch = Launch(socket, nonce, channel, stub, enclosure)
@@ -281,7 +296,7 @@ class PluginProcess:
             request = plugin_pb2.DescribeRequest(contract_majors=CONTRACTS, host=HOST)
             described = await launch.stub.Describe(request, timeout=DESCRIBE_SECONDS)
         except grpc.aio.AioRpcError as failed:
-            self.trouble = f"it does not answer as a plugin ({failed.code().name})"
+            self.trouble = f"it does not answer as a plugin ({failed.code().name}: {failed.details()})"
             return False
         self._demand_truth(launch, described)
         self.trouble = ""

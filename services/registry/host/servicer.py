@@ -66,7 +66,7 @@ class ProcessServicer(processes_pb2_grpc.ProcessServiceServicer):
         if request.request_id not in self._restarted:
             if request.request_id:
                 self._restarted.append(request.request_id)
-            await process.restart()
+            process = await self._host.restart(process)
         return _told(process)
 
     async def ReleaseProcess(self, request: pb.ReleaseProcessRequest, _: ServicerContext) -> pb.Process:
@@ -111,7 +111,7 @@ def _told(process: PluginProcess) -> pb.Process:
         host=socket.gethostname(),
         pid=pid or 0,
         isolation=pb.ISOLATION_PER_TENANT if process.cell else pb.ISOLATION_SHARED,
-        sandbox=pb.SANDBOX_NONE,
+        sandbox=pb.SANDBOX_CONFINED if process.confined else pb.SANDBOX_NONE,
         memory_bytes=memory_of(pid) if pid else 0,
         starts=process.starts,
         crashes=map(_crash, process.crashes),

@@ -16,12 +16,13 @@ import pytest
 from joserfc.jwk import OKPKey
 from opentelemetry import trace
 
+from cli.ask import ask
 from foundation.clock import RandomIds, SystemClock
 from foundation.engines.testing import Served, fresh_database, served
 from foundation.errors import Code, Problem
 from foundation.identity import Kind, Principal, Role, TokenSigner, TokenVerifier
 from foundation.process.ports import Port
-from foundation.rpc import Connection, RpcServer, check_health, connect
+from foundation.rpc import Connection, RpcServer, connect
 from foundation.rpc.call import caller
 from foundation.settings import Address, PostgresUrl
 from foundation.store.bootstrap import bootstrap, new_passwords
@@ -182,14 +183,12 @@ async def prepared(engines: Served, where: Path) -> AsyncIterator[Running]:
 
 
 async def ready(running: Running, task: asyncio.Task[None] | None = None) -> None:
-    async with asyncio.timeout(30), connect(str(running.settings.listen)) as channel:
-        while True:
+    http = running.settings.http
+    async with asyncio.timeout(60):
+        while not (await ask(http.host, http.port)).ready:
             if task is not None and task.done():
                 await task
-            try:
-                return await check_health(channel, "registry")
-            except Problem:
-                await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)
 
 
 @asynccontextmanager

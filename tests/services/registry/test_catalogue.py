@@ -15,6 +15,8 @@ import pytest
 
 from foundation.clock import SystemClock
 from foundation.errors import Code, Problem
+from foundation.net.addresses import Reach
+from foundation.process.confined import unconfinable
 from foundation.process.supervised import State
 from foundation.process.testing import until
 from services.registry.broker.broker import Broker
@@ -23,7 +25,10 @@ from services.registry.catalogue.catalogue import Catalogue, Published
 from services.registry.catalogue.installing import Installer
 from services.registry.catalogue.ledger import HeldLedger
 from services.registry.catalogue.versions import Range, Version
+from services.registry.egress.proxy import open_egress
 from services.registry.host.host import Host
+from services.registry.host.places import hidden
+from services.registry.host.sandbox import Sandbox, Wanted
 from tests.services.registry.plugins import group, hosting, make_plugin, served, titles
 from tieline.plugin.v1.manifest_pb2 import Manifest
 
@@ -234,6 +239,20 @@ async def test_each_version_has_its_own_dependencies_in_its_own_environment(tmp_
         assert [result.plugin_version for result in results] == ["1.0.0", "2.0.0"]
 
 
+async def test_its_own_dependencies_are_there_for_a_confined_plugin_too(tmp_path: Path) -> None:
+    if why := await unconfinable():
+        pytest.skip(f"this machine confines no process: {why}")
+    make_own(tmp_path / "p", "1.0.0", "a")
+    one = served("one")
+    async with open_egress(Reach()) as proxy:
+        sandbox = Sandbox(proxy, Wanted.CONFINED, hidden(str(tmp_path)))
+        async with hosting(tmp_path / "p", sandbox=sandbox) as host:
+            await until(partial(_all_installed, host), 60)
+            (result,) = await Broker(host, FixedConnections(one)).transform([group(one, "x")])
+            assert titles(result) == ["own 1.0.0 x"]
+            assert host.processes["one"].confined
+
+
 def _all_installed(host: Host) -> bool:
     return all(one.environment is not None for one in host.catalogue.content.published.values())
 
@@ -273,7 +292,7 @@ async def test_programs_of_the_machine_are_looked_for(tmp_path: Path, programs: 
         assert published(opened).startable is not bool(why)
 
 
-async def test_changed_code_is_started_anew_without_anybody_noticing(tmp_path: Path) -> None:
+async def test_changed_code_is_taken_by_a_restart_that_nobody_notices(tmp_path: Path) -> None:
     folder = make_plugin(tmp_path / "p", "one")
     one = served("one")
     async with hosting(tmp_path / "p") as host:
@@ -282,10 +301,12 @@ async def test_changed_code_is_started_anew_without_anybody_noticing(tmp_path: P
         assert titles(result) == ["x"]
         code = (folder / "plugin.py").read_text()
         (folder / "plugin.py").write_text(code.replace("title=word +", "title='new ' + word +"))
-
-        async def new() -> bool:
-            (result,) = await broker.transform([group(one, "x")])
-            assert not result.HasField("failure")
-            return list(titles(result)) == ["new x"]
-
-        await until(new, 30)
+        process = host.processes["one"]
+        await until(lambda: process.outdated, 30)
+        assert "files changed" in process.explanation
+        (result,) = await broker.transform([group(one, "x")])
+        assert titles(result) == ["x"], "nothing changes what runs but somebody who says so"
+        await host.restart(process)
+        (result,) = await broker.transform([group(one, "x")])
+        assert titles(result) == ["new x"]
+        assert not host.processes["one"].outdated

@@ -75,6 +75,7 @@ async def _serve(plugin: Transforms, manifest: Path, address: str, nonce: bytes)
         if not told.done():
             told.set_result(grace)
 
+    _listen_for_the_end(stop)  # before there is an address: who sees it may already want the end
     service = Service(plugin, read_manifest(manifest), launch_proof(nonce, address), stop)
     server = grpc.aio.server(options=OPTIONS)
     wrapped = {name: _wrap(method) for name, method in service.methods().items()}
@@ -85,7 +86,6 @@ async def _serve(plugin: Transforms, manifest: Path, address: str, nonce: bytes)
     await server.start()
     for name in ("", SERVICE):
         await state.set(name, health_pb2.HealthCheckResponse.SERVING)
-    _listen_for_the_end(stop)
     grace = await told
     await state.enter_graceful_shutdown()
     await server.stop(grace)
