@@ -19,9 +19,10 @@ from foundation.clock import Clock
 from foundation.process.supervised import Report
 from services.registry.broker import failures
 from services.registry.broker.batches import Batch, Share, cut
-from services.registry.broker.calling import MARGIN_SECONDS, Calls, Verdict
+from services.registry.broker.calling import Calls, Verdict
 from services.registry.broker.circuits import Result, result_of
 from services.registry.broker.failures import CallFailed
+from services.registry.broker.mending import MARGIN_SECONDS
 from services.registry.broker.preparing import context
 from services.registry.broker.serving import Served
 from services.registry.broker.tallies import Tally
