@@ -224,6 +224,7 @@ def _settings_of(service: Service, plan: Plan, databases: Databases) -> dict[str
             chosen = {
                 "plugins": plugins,
                 "installation": str(plan.installation.data.absolute()),
+                "authority_file": str(plan.installation.keys.directory.absolute() / "plugins-authority.pem"),
                 "public_url": _public_url(plan),
                 "credentials": peers["credentials"],
             }

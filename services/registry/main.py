@@ -24,7 +24,7 @@ from foundation.rpc import RpcServer, connect, serving
 from foundation.settings import run
 from foundation.store.opening import check_schema, open_store
 from foundation.store.schemas import REGISTRY
-from foundation.telemetry import Check, Readiness, configure_logs
+from foundation.telemetry import Check, Metrics, Readiness, configure_logs
 from services.registry.broker.broker import Broker
 from services.registry.broker.servicer import BrokerServicer
 from services.registry.catalogue.catalogue import Catalogue
@@ -47,11 +47,15 @@ from services.registry.host.rollouts import Rollouts
 from services.registry.host.sandbox import Sandbox, Wanted
 from services.registry.host.servicer import ProcessServicer
 from services.registry.host.socket_room import socket_room
+from services.registry.joining.opening import announce_every, join_book, joining
+from services.registry.joining.remote import Roster
+from services.registry.joining.servicer import TokenServicer
 from services.registry.settings import RegistrySettings
 from tieline.registry.v1.broker_pb2_grpc import add_BrokerServiceServicer_to_server
 from tieline.registry.v1.catalogue_pb2_grpc import add_CatalogueServiceServicer_to_server
 from tieline.registry.v1.connections_pb2_grpc import add_ConnectionServiceServicer_to_server
 from tieline.registry.v1.endpoints_pb2_grpc import add_EndpointServiceServicer_to_server
+from tieline.registry.v1.joining_pb2_grpc import add_JoinServiceServicer_to_server
 from tieline.registry.v1.processes_pb2_grpc import add_ProcessServiceServicer_to_server
 
 
@@ -71,9 +75,16 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         directories = [BUILT_IN, *map(Path, settings.plugins)]
         catalogue = await open_(Catalogue(directories, ledger, Installer(Path(settings.environments))))
         room = stack.enter_context(socket_room())
-        private = hidden(settings.installation or "", *settings.private_directories, settings.token_file)
+        private = hidden(
+            settings.installation or "",
+            *settings.private_directories,
+            settings.token_file,
+            settings.authority_file or "",
+        )
         sandbox = Sandbox(await open_(open_egress(_reach(settings))), Wanted(settings.sandbox), private)
-        host = await open_(Host(catalogue, ledger, room, sandbox=sandbox, clock=clock))
+        joins = join_book(settings, worker, clock)
+        roster = await open_(Roster(joins, announce_every(settings)))
+        host = await open_(Host(catalogue, ledger, room, sandbox=sandbox, roster=roster, clock=clock))
         picture = await open_(Picture(worker))
         broker = Broker(host, picture)
         rollouts = await open_(Rollouts(host, Moving(picture, broker, host), clock))
@@ -94,6 +105,7 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
             ConnectionServicer(book, settings.public_url),  # type: ignore[abstract]
             EndpointServicer(picture, host),
             BrokerServicer(broker),  # type: ignore[abstract]
+            None if joins is None else TokenServicer(joins, host.knows),  # type: ignore[abstract]
         )
         checks: dict[str, Check] = {
             "postgres": partial(check_schema, own),
@@ -101,13 +113,16 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
             "credentials": keys.check,
             "connections": picture.check,
         }
+        verifier, metrics = TokenVerifier(keys, clock), Metrics("registry")
+        await open_(joining(settings, joins, verifier, clock, metrics))
         await open_(
             serving(
                 "registry",
                 settings,
                 readiness=Readiness(checks),
-                authenticator=TokenVerifier(keys, clock),
+                authenticator=verifier,
                 add_servicers=api.add_to,
+                metrics=metrics,
             )
         )
         await stop.wait()
@@ -124,6 +139,8 @@ class Api:
     connections: ConnectionServicer
     endpoints: EndpointServicer
     broker: BrokerServicer
+    tokens: TokenServicer | None
+    """Absent where no plugin may join."""
 
     def add_to(self, server: RpcServer) -> None:
         server.add(add_CatalogueServiceServicer_to_server, self.catalogue)
@@ -131,6 +148,8 @@ class Api:
         server.add(add_ConnectionServiceServicer_to_server, self.connections)
         server.add(add_EndpointServiceServicer_to_server, self.endpoints)
         server.add(add_BrokerServiceServicer_to_server, self.broker)
+        if self.tokens is not None:
+            server.add(add_JoinServiceServicer_to_server, self.tokens)
 
 
 def _reach(settings: RegistrySettings) -> Reach:
