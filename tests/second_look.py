@@ -40,6 +40,10 @@ class SecondLook:
         """Before whoever judges the run by its exit status: a run that turned green is judged as a green one."""
         if not self._wanted(session):
             return
+        terminal: Any = self._config.pluginmanager.get_plugin("terminalreporter")
+        if terminal is not None:
+            terminal.ensure_newline()
+            terminal.write_line(f"second look: {len(self._failed)} failed, run once more, alone ...")
         passed, self._said = self._alone()
         if passed:
             self._unsteady = tuple(self._failed)
@@ -73,6 +77,7 @@ class SecondLook:
                 ended = subprocess.run(
                     command,
                     cwd=self._config.rootpath,
+                    stdin=subprocess.DEVNULL,
                     capture_output=True,
                     text=True,
                     timeout=WITHIN,

@@ -88,7 +88,7 @@ class Project:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=250,
             check=False,
         )
         return ended.returncode, ended.stdout + ended.stderr

@@ -96,7 +96,7 @@ class Borrowed:
     def __init__(self, credentials: Channel, clock: Clock, listener: Listener | None = None) -> None:
         self._stub = leases_pb2_grpc.LeaseServiceStub(credentials)
         self._clock = clock
-        self._listener: Listener = listener or Deaf()
+        self._listener: Listener = Deaf() if listener is None else listener
         self._held: Answers = {}
         self._asking: dict[Place, asyncio.Task[Answers]] = {}
         self._overtaken: set[Place] = set()

@@ -3,6 +3,7 @@
     ConnectionService ── rows ─▶ applier ── Initialize ─┐
     EndpointService ◀── picture ◀── rows                ▼
     BrokerService ──────────────────▶ broker ──▶ plugin processes ◀── host
+    vault ── leases ─▶ purse ───────────┘
 
 The API is closed first; then what is being applied is left for the next start; the plugins end last.
 """
@@ -26,6 +27,7 @@ from foundation.store.opening import check_schema, open_store
 from foundation.store.schemas import REGISTRY
 from foundation.telemetry import Check, Metrics, Readiness, configure_logs
 from services.registry.broker.broker import Broker
+from services.registry.broker.purse import VaultPurse
 from services.registry.broker.servicer import BrokerServicer
 from services.registry.catalogue.catalogue import Catalogue
 from services.registry.catalogue.installing import Installer
@@ -86,7 +88,8 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         roster = await open_(Roster(joins, announce_every(settings)))
         host = await open_(Host(catalogue, ledger, room, sandbox=sandbox, roster=roster, clock=clock))
         picture = await open_(Picture(worker))
-        broker = Broker(host, picture)
+        purse = await open_(VaultPurse(vault, clock))
+        broker = Broker(host, picture, purse, clock=clock)
         rollouts = await open_(Rollouts(host, Moving(picture, broker, host), clock))
         applier = await open_(Applier(worker, host, broker, picture, clock))
         await open_(Suspender(vault, worker, picture, clock))

@@ -59,13 +59,13 @@ class Inside:
 
 
 @asynccontextmanager
-async def inside(data: Path, engines: Served) -> AsyncIterator[Inside]:
+async def inside(data: Path, engines: Served, *plugins: Path) -> AsyncIterator[Inside]:
     installation = Installation(data)
     installation.prepare()
     installation.keys.ensure_tokens()
     async with AsyncExitStack() as stack:
         ports = stack.enter_context(ExitStack())
-        up = UpSettings(http=Address("127.0.0.1", 0))
+        up = UpSettings(http=Address("127.0.0.1", 0), plugins=tuple(map(str, plugins)))
         nats = await stack.enter_async_context(Nats(data / "nats"))
         database = await stack.enter_async_context(fresh_database(engines.postgres))
         services = _hold_ports(up, installation, ports)

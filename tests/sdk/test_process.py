@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -54,6 +55,8 @@ async def running(tmp_path: Path, short_dir: Path) -> AsyncIterator[Running]:
         try:
             await until(socket.exists)
             async with grpc.aio.insecure_channel(f"unix://{socket}", options.CLIENT) as channel:
+                async with asyncio.timeout(30):
+                    await channel.channel_ready()  # the socket is there a moment before anybody listens
                 stub = plugin_pb2_grpc.PluginServiceStub(channel)
                 yield Running(process, f"unix://{socket}", folder, stub, channel)
         finally:

@@ -38,7 +38,7 @@ class Broker:
     ) -> None:
         clock, purse, patience = clock or SystemClock(), purse or EmptyPurse(), patience or Patience()
         self.calls = Calls(host, connections, purse, clock, listener)
-        trials = Trials(self.calls, Suspects(clock), purse, clock, patience)
+        trials = Trials(self.calls, Suspects(clock), clock, patience)
         self._transforming = Transforming(self.calls, trials, clock, patience)
 
     async def transform(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -112,7 +112,7 @@ class Calls:
         listener: Listener | None = None,
     ) -> None:
         self._host, self._connections, self._purse, self._clock = host, connections, purse, clock
-        self._listener: Listener = listener or Deaf()
+        self._listener: Listener = Deaf() if listener is None else listener
         self.preparation = Preparation(purse)
         self.circuits = Circuits(clock)
         self._throttles = Throttles(clock)
@@ -143,7 +143,7 @@ class Calls:
         operation: Operation,
         ask: Callable[[Reach], Answers[T]],
         within: float,
-    ) -> AsyncIterator[T]:
+    ) -> AsyncGenerator[T, None]:
         """Use it inside `contextlib.aclosing`: whoever leaves it early cancels the call.
 
         Once a frame came, nothing is repeated: the caller knows where to go on.
@@ -190,7 +190,13 @@ class Calls:
 
     @asynccontextmanager
     async def life(
-        self, process: PluginProcess, who: str, within: float, *, alone: bool = False
+        self,
+        process: PluginProcess,
+        who: str,
+        within: float,
+        *,
+        ready: float = READY_SECONDS,
+        alone: bool = False,
     ) -> AsyncIterator[Launch]:
         """A turn in a process that is ready, `alone` with nobody beside; CallFailed where there is none in time."""
         turns = self._turns.get(process)
@@ -201,7 +207,7 @@ class Calls:
             try:
                 async with asyncio.timeout(within):
                     await stack.enter_async_context(turns.turn(who))
-                left = min(READY_SECONDS, within - (self._clock.monotonic() - began))
+                left = min(ready, within - (self._clock.monotonic() - began))
                 launch = await stack.enter_async_context(process.call(max(0.0, left), alone=alone))
             except TimeoutError:
                 why = f"{process.name} is busy: it takes no more calls at the moment"
@@ -313,7 +319,7 @@ class Calls:
         if failed.code() is StatusCode.UNAVAILABLE and read.bare:
             report = await process.autopsy(launch)
             if report is not None:
-                why = f"the plugin ended during the call: {self._purse.covered(report.sentence)}"
+                why = f"the plugin ended during the call: {report.sentence}"
                 read = CallFailed(failures.transient("PLUGIN_CRASHED", why), bare=True)
         if read.failure.kind == FailureKind.FAILURE_KIND_NOT_PREPARED:
             read.failure.effect = Effect.EFFECT_NONE

@@ -28,10 +28,6 @@ from tieline.plugin.v1.manifest_pb2 import CredentialSlot, Manifest
 
 log = structlog.get_logger(__name__)
 
-COVERED = "…"
-SHORTEST_COVERED = 4
-"""Shorter values are part of ordinary words."""
-
 Advice = ReportRefusalResponse
 
 
@@ -71,9 +67,6 @@ class Purse(Protocol):
     async def refused(self, leased: Leased, failure: Failure) -> ReportRefusalResponse:
         """The provider refused this one: what the vault says to that."""
 
-    def covered(self, text: str) -> str:
-        """A text of a plugin's own, without any secret that it was given."""
-
     def tell(self, receiver: Receiver) -> None:
         """Whom to tell of changes."""
 
@@ -89,9 +82,6 @@ class EmptyPurse:
 
     async def refused(self, _: Leased, __: Failure) -> ReportRefusalResponse:
         return ReportRefusalResponse(advice=ReportRefusalResponse.ADVICE_GIVE_UP)
-
-    def covered(self, text: str) -> str:
-        return text
 
     def tell(self, receiver: Receiver) -> None: ...
 
@@ -138,14 +128,6 @@ class VaultPurse:
         if answer.advice != ReportRefusalResponse.ADVICE_GIVE_UP:
             self._borrowed.refused(leased.place, leased.version.version)
         return answer
-
-    def covered(self, text: str) -> str:
-        for held in self._borrowed.held():
-            for value in held.secret.fields.values():
-                for line in value.decode(errors="replace").splitlines():
-                    if len(line) >= SHORTEST_COVERED:
-                        text = text.replace(line, COVERED)
-        return text
 
     def renewed(self, place: Place, held: Held) -> None:
         slot = self._slots.get(place)

@@ -46,19 +46,19 @@ class Suspects:
         if not self._known:
             return None  # nothing is looked at closely on ordinary days
         self._forget_old()
-        return self._known.get(_key(process, served, item))
+        return self._known.get(fingerprint(process, served, item))
 
     def accuse(self, process: PluginProcess, served: Served, item: TransformInput) -> Suspicion:
         """It was there when it happened."""
         self._forget_old()
-        known = self._known.setdefault(_key(process, served, item), Suspicion(self._clock.monotonic()))
+        known = self._known.setdefault(fingerprint(process, served, item), Suspicion(self._clock.monotonic()))
         while len(self._known) > self._most:
             self._known.popitem(last=False)
         return known
 
     def acquit(self, process: PluginProcess, served: Served, item: TransformInput) -> None:
         """It was asked alone, and answered."""
-        self._known.pop(_key(process, served, item), None)
+        self._known.pop(fingerprint(process, served, item), None)
 
     def _forget_old(self) -> None:
         before = self._clock.monotonic() - FORGET_SECONDS
@@ -66,7 +66,7 @@ class Suspects:
             self._known.popitem(last=False)
 
 
-def _key(process: PluginProcess, served: Served, item: TransformInput) -> bytes:
+def fingerprint(process: PluginProcess, served: Served, item: TransformInput) -> bytes:
     """Everything that the answer may depend on; another version or other settings are another chance."""
     bare = TransformInput()
     bare.CopyFrom(item)

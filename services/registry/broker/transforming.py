@@ -9,12 +9,14 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from grpc import StatusCode
 from grpc.aio import AioRpcError
 
 from foundation.clock import Clock
+from foundation.process.supervised import Report
 from services.registry.broker import failures
 from services.registry.broker.batches import Batch, Share, cut
 from services.registry.broker.calling import MARGIN_SECONDS, Calls, Verdict
@@ -46,6 +48,14 @@ Answers = dict[int, TransformGroupResult]
 """By group."""
 Admitted = list[tuple[Share, Verdict]]
 """Those whose circuits are closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Harm:
+    """A call came to no answer, and one of its inputs may be at fault for all of them."""
+
+    report: Report | None = None
+    """How the process ended, if it did."""
 
 
 class Transforming:
@@ -115,7 +125,7 @@ class Transforming:
         """One call to one plugin; the inputs that have to be asked alone, because it came to no answer."""
         with ExitStack() as stack:
             admitted: Admitted = []
-            answers: Answers | None = {}
+            answers: Answers | Harm = {}
             for share in batch:
                 try:
                     way = self._calls.admitted((share.served.connection, OPERATION), OPERATION)
@@ -128,16 +138,16 @@ class Transforming:
                 for share, _ in admitted:
                     tallies[share.group].failed(share.inputs, failed.failure)
                 return []
-        if answers is None:
+        if isinstance(answers, Harm):
             cases = [Case(share.group, share.served, item) for share, _ in admitted for item in share.inputs]
-            self._trials.accuse(process, cases)
+            self._trials.accuse(process, cases, answers.report)
             return cases
         for share, _ in admitted:
             tallies[share.group].answered(share, answers[share.group], self._declares(process))
         return []
 
-    async def _call(self, process: PluginProcess, admitted: Admitted, ends: float) -> Answers | None:
-        """An answer for each group, or None where the batch is to be taken apart."""
+    async def _call(self, process: PluginProcess, admitted: Admitted, ends: float) -> Answers | Harm:
+        """An answer for each group, or the harm for which the batch is to be taken apart."""
         batch = [share for share, _ in admitted]
         began = self._clock.monotonic()
         with self._calls.admitted(process, f"the plugin {process.name}") as alive:
@@ -146,8 +156,9 @@ class Transforming:
                 try:
                     answers = await self._ask(launch, batch, seconds)
                 except AioRpcError as failed:
-                    if await self._is_harmed(process, launch, batch, failed):
-                        return None
+                    harm = await self._harm(process, launch, batch, failed)
+                    if harm is not None:
+                        return harm
                     read = failures.read(failed)
                     alive.result = result_of(read.failure)
                     for share in batch:
@@ -163,21 +174,20 @@ class Transforming:
             self._calls.told(share.served, process.manifest.version, OPERATION, began, failure)
         return answers
 
-    async def _is_harmed(
+    async def _harm(
         self, process: PluginProcess, launch: Launch, batch: Batch, failed: AioRpcError
-    ) -> bool:
-        """Whether one of the inputs may be at fault for all of them."""
+    ) -> Harm | None:
+        """What one of the inputs may have done to all of them."""
+        report = await self._trials.ended(process, launch, failed)
+        if report is not None:
+            return Harm(report)
         read = failures.read(failed)
-        if failed.code() is StatusCode.UNAVAILABLE and read.bare:
-            return await process.autopsy(launch) is not None
         if failed.code() is StatusCode.DEADLINE_EXCEEDED and read.bare:
             await self._trials.unstick(process, launch)
-            return True
+            return Harm()
         # A defect, or an answer that is too large: the others should not pay for it.
-        return (
-            read.failure.kind == FailureKind.FAILURE_KIND_INTERNAL
-            and sum(len(share.inputs) for share in batch) > 1
-        )
+        several = sum(len(share.inputs) for share in batch) > 1
+        return Harm() if several and read.failure.kind == FailureKind.FAILURE_KIND_INTERNAL else None
 
     async def _ask_alone(self, launch: Launch, case: Case, seconds: float) -> TransformGroupResult:
         share = Share(case.group, case.served, [case.item])

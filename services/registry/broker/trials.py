@@ -2,13 +2,13 @@
 
 An input that answers alone is innocent, and its answer is its answer. One that ends the process alone, twice, is
 poison; one that alone is not answered in time, three times, is hopeless. Neither is the plugin's disgrace, so
-such a death is excused and never adds up to a crash loop. Only where inputs of several connections end it, and
-none of any connection is answered in between, is it the plugin that is broken.
+such a death is excused and never adds up to a crash loop. Only where many inputs end it, or those of several
+connections, and nobody is answered in between, is it the plugin that is broken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -19,12 +19,12 @@ from grpc.aio import AioRpcError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from foundation.clock import Clock
+from foundation.process.supervised import Report
 from services.registry.broker import failures
 from services.registry.broker.calling import Calls
 from services.registry.broker.failures import CallFailed
-from services.registry.broker.purse import Purse
 from services.registry.broker.serving import Served
-from services.registry.broker.suspects import Suspects, Suspicion
+from services.registry.broker.suspects import Suspects, Suspicion, fingerprint
 from services.registry.host.launch import Launch
 from services.registry.host.process import PluginProcess
 from tieline.common.v1.failure_pb2 import Failure
@@ -34,8 +34,10 @@ log = structlog.get_logger(__name__)
 
 DEATHS = 2
 STALLS = 3
-WITNESSES = 3
-"""Connections whose inputs must end the process, with no answer to anybody in between, for it to be blamed."""
+CONNECTIONS, INPUTS = 3, 10
+"""So many must have ended the process, with no answer to anybody in between, for it to be blamed."""
+NAMED = 100
+"""Inputs of a batch that a crash's record names."""
 ALIVE_SECONDS = 1.0
 """A process that does not even say that it is alive after this long is stuck."""
 
@@ -65,32 +67,33 @@ class Patience:
 
 @dataclass(slots=True)
 class Reputation:
-    """Of a process: which connections' inputs ended it since it last answered anything."""
+    """Of a process: what ended it since it last answered anything."""
 
-    enders: set[str] = field(default_factory=set)
+    connections: set[str] = field(default_factory=set)
+    inputs: set[bytes] = field(default_factory=set)
 
     @property
     def broken(self) -> bool:
-        return len(self.enders) >= WITNESSES
+        return len(self.connections) >= CONNECTIONS or len(self.inputs) >= INPUTS
 
 
 class Trials:
-    def __init__(
-        self, calls: Calls, suspects: Suspects, purse: Purse, clock: Clock, patience: Patience
-    ) -> None:
-        self._calls, self._suspects, self._purse = calls, suspects, purse
+    def __init__(self, calls: Calls, suspects: Suspects, clock: Clock, patience: Patience) -> None:
+        self._calls, self._suspects = calls, suspects
         self._clock, self._patience = clock, patience
         self._reputations: WeakKeyDictionary[PluginProcess, Reputation] = WeakKeyDictionary()
 
     def proved(self, process: PluginProcess) -> None:
         """It answered somebody."""
         process.proved()
-        if process in self._reputations:
-            self._reputations[process].enders.clear()
+        self._reputations.pop(process, None)
 
-    def accuse(self, process: PluginProcess, cases: Iterable[Case]) -> None:
+    def accuse(self, process: PluginProcess, cases: Sequence[Case], report: Report | None) -> None:
+        """They were there when it ended of that, or when it did not answer."""
         for case in cases:
             self._suspects.accuse(process, case.served, case.item)
+        if report is not None:
+            process.accuse(report, tuple(case.item.input_id for case in cases[:NAMED]))
 
     def known(self, process: PluginProcess, served: Served, item: TransformInput) -> Suspicion | None:
         return self._suspects.of(process, served, item)
@@ -128,13 +131,14 @@ class Trials:
         if left <= 0:
             why = "its plugin ended or hung while it was in flight, and there was no time to ask it alone"
             raise CallFailed(failures.transient("SUSPECTED", why))
-        async with self._calls.life(process, case.served.connection, left, alone=True) as launch:
+        async with self._calls.life(process, case.served.connection, left, ready=left, alone=True) as launch:
             seconds = min(self._patience.alone, ends - self._clock.monotonic())
             try:
                 answer = await ask(launch, case, seconds)
             except AioRpcError as failed:
-                if await self._has_ended(process, launch, failed):
-                    return self._died(process, case, suspicion, launch)
+                report = await self.ended(process, launch, failed)
+                if report is not None:
+                    return self._died(process, case, suspicion, report)
                 if failed.code() is StatusCode.DEADLINE_EXCEEDED:
                     await self.unstick(process, launch)
                     return self._stalled(case, suspicion, seconds)
@@ -144,8 +148,10 @@ class Trials:
             self._suspects.acquit(process, case.served, case.item)
         return answer
 
-    async def _has_ended(self, process: PluginProcess, launch: Launch, failed: AioRpcError) -> bool:
-        return failed.code() is StatusCode.UNAVAILABLE and await process.autopsy(launch) is not None
+    async def ended(self, process: PluginProcess, launch: Launch, failed: AioRpcError) -> Report | None:
+        """How the process ended, if that is what broke the call off."""
+        cut_off = failed.code() is StatusCode.UNAVAILABLE and failures.read(failed).bare
+        return await process.autopsy(launch) if cut_off else None
 
     def _failed(self, process: PluginProcess, case: Case, failed: AioRpcError) -> Failure:
         self._suspects.acquit(process, case.served, case.item)
@@ -155,21 +161,22 @@ class Trials:
         return read.failure
 
     def _died(
-        self, process: PluginProcess, case: Case, suspicion: Suspicion, launch: Launch
+        self, process: PluginProcess, case: Case, suspicion: Suspicion, report: Report
     ) -> Failure | None:
-        sentence = launch.crash.sentence if launch.crash else "it ended"
+        process.accuse(report, (case.item.input_id,))
         reputation = self._reputations.setdefault(process, Reputation())
-        reputation.enders.add(case.served.connection)
+        reputation.connections.add(case.served.connection)
+        reputation.inputs.add(fingerprint(process, case.served, case.item))
         if reputation.broken:
             # Nothing works any more: what it counts is counted, and nobody's input is blamed for it.
-            why = f"the plugin ends whatever it is asked: {self._purse.covered(sentence)}"
+            why = f"the plugin ends whatever it is asked: {report.sentence}"
             raise CallFailed(failures.transient("PLUGIN_CRASHES", why))
         process.excuse(1)
         suspicion.deaths += 1
         if suspicion.deaths < DEATHS:
             return None
         process.excuse(1)  # the crash that brought it here
-        why = f"it ended its plugin alone, {DEATHS} times: {self._purse.covered(sentence)}"
+        why = f"it ended its plugin alone, {DEATHS} times: {report.sentence}"
         suspicion.verdict = failures.invalid_input("POISON", why)
         log.warning("an input is poison", plugin=process.name, connection=case.served.connection)
         return suspicion.verdict

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import distribution
 from pathlib import Path
 
 from foundation.process.child import Child
@@ -149,7 +150,7 @@ async def _run(found: Found, argv: Sequence[str], cwd: Path | None = None) -> No
 def _said(tail: str) -> str:
     """What a person can use of it: the end, without passwords of an index."""
     lines = [line.strip() for line in tail.splitlines() if line.strip()]
-    return re.sub(r"//[^/\s@]+@", "//…@", " ".join(lines[-4:]))[-600:] or "it did not say why"
+    return re.sub(r"//[^/\s@]+@", "//…@", " ".join(lines[-8:]))[-600:] or "it did not say why"
 
 
 def _link_sdk(where: Path) -> None:
@@ -162,5 +163,9 @@ def _link_sdk(where: Path) -> None:
             continue
         places = list(spec.submodule_search_locations or ())
         source = Path(places[0]) if places else Path(str(spec.origin))
+        (sdk / source.name).symlink_to(source)
+    # The SDK says its version, which stands beside it.
+    beside = Path(str(distribution("tieline").locate_file("")))
+    for source in beside.glob("tieline-*.dist-info"):
         (sdk / source.name).symlink_to(source)
     (site / "zz-platform-sdk.pth").write_text(f"{sdk}\n")

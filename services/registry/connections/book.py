@@ -13,9 +13,9 @@ from services.registry.broker.broker import Broker
 from services.registry.connections import store
 from services.registry.connections.applying import Applier
 from services.registry.connections.connection import Application, Connection, State
-from services.registry.connections.grants import Grants, Wish
+from services.registry.connections.grants import Grants, wishes
 from services.registry.connections.picture import Picture
-from services.registry.connections.wanted import check, fields_of, settable, slot_named, webhooks_of
+from services.registry.connections.wanted import check, settable, webhooks_of
 from services.registry.host.host import Host
 from tieline.common.v1.failure_pb2 import FailureKind
 from tieline.plugin.v1.manifest_pb2 import Manifest
@@ -64,7 +64,7 @@ class ConnectionBook:
         if validate_only:
             return connection
         # Grants before the row: a connection without its grant would look as if it worked.
-        for wish in _wishes(connection, manifest):
+        for wish in wishes(connection, manifest):
             await self._grants.give(wish)
         async with self._own.unit_of_work(tenants=[tenant]) as work:
             made = await store.insert(work, connection, request_id=request_id, author=author)
@@ -144,15 +144,6 @@ class ConnectionBook:
                     await asyncio.sleep(0.02)
         except TimeoutError:
             return await self.get(connection.tenant, connection.id)
-
-
-def _wishes(connection: Connection, manifest: Manifest) -> list[Wish]:
-    wishes = []
-    for binding in connection.wanted.credentials:
-        slot = slot_named(manifest, binding.slot)
-        if slot is not None:
-            wishes.append(Wish(connection=connection.name, binding=binding, fields=fields_of(slot)))
-    return wishes
 
 
 def _endpoint() -> str:

@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+import json
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from grpc.aio import Channel
 
 from foundation.errors import Code, Problem
 from foundation.rpc.call import on_behalf_of_caller
+from services.registry.connections.connection import Connection
+from services.registry.connections.wanted import slot_named
+from tieline.common.v1.credential_pb2 import CredentialKind
 from tieline.credentials.v1 import credentials_pb2, credentials_pb2_grpc
+from tieline.credentials.v1.credentials_pb2 import PURPOSE_CALL, PURPOSE_WEBHOOK_VERIFY, Purpose
+from tieline.plugin.v1.manifest_pb2 import CredentialChoice, CredentialSlot, Manifest
 from tieline.registry.v1.connections_pb2 import SlotBinding
 
 _NAMESPACE = uuid.UUID("0b1c6f2e-6f3a-4f5c-9a55-2f4d3c1e7a90")
+GATEWAY = "gateway"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """A credential that the gateway shall verify a connection's webhooks with."""
+    """A credential that somebody shall use for a connection: the gateway to verify, or its plugin to call."""
 
     connection: str
+    settings: bytes
+    plugin: str
     binding: SlotBinding
-    fields: tuple[str, ...]
+    slot: CredentialSlot
+    purpose: Purpose.ValueType
 
     @property
     def request_id(self) -> str:
         """The same for the same wish, so that repeating a creation repeats no grant."""
-        parts = (self.connection, self.binding.slot, self.binding.entry, self.binding.credential)
+        parts = [self.connection, self.binding.slot, self.binding.entry, self.binding.credential]
+        if self.purpose != PURPOSE_WEBHOOK_VERIFY:
+            parts.append(Purpose.Name(self.purpose))
         return str(uuid.uuid5(_NAMESPACE, "\n".join(parts)))
 
 
@@ -43,14 +56,19 @@ class VaultGrants:
         self._stub = credentials_pb2_grpc.CredentialServiceStub(credentials)
 
     async def give(self, wish: Wish) -> None:
+        choice = await self._choice(wish)
         grant = credentials_pb2.Grant(
-            service="gateway",
             connection=wish.connection,
             slot=wish.binding.slot,
             entry=wish.binding.entry,
-            purpose=credentials_pb2.PURPOSE_WEBHOOK_VERIFY,
-            fields=wish.fields,
+            purpose=wish.purpose,
+            fields=choice.fields,
+            account=_account(wish, choice),
         )
+        if wish.purpose == PURPOSE_CALL:
+            grant.plugin = wish.plugin
+        else:
+            grant.service = GATEWAY
         request = credentials_pb2.CreateGrantRequest(
             parent=wish.binding.credential, grant=grant, request_id=wish.request_id
         )
@@ -59,3 +77,52 @@ class VaultGrants:
         except Problem as problem:
             if problem.code is not Code.ALREADY_EXISTS:
                 raise
+
+    async def _choice(self, wish: Wish) -> CredentialChoice:
+        """What the slot says of the credential's kind; the vault is asked only where there is a choice."""
+        choices = wish.slot.choices
+        if len(choices) < 2:
+            return choices[0] if choices else CredentialChoice()
+        request = credentials_pb2.GetCredentialRequest(name=wish.binding.credential)
+        credential = await self._stub.GetCredential(request, metadata=on_behalf_of_caller())
+        for choice in choices:
+            if choice.kind == credential.kind:
+                return choice
+        fitting = " or ".join(_words(choice.kind) for choice in choices)
+        why = f"the slot {wish.slot.name} takes {fitting}, and it is {_words(credential.kind)}"
+        raise Problem(Code.INVALID_ARGUMENT, field="connection.credentials", why=why)
+
+
+def wishes(connection: Connection, manifest: Manifest) -> Iterator[Wish]:
+    """One for each use of each credential."""
+    for binding in connection.wanted.credentials:
+        slot = slot_named(manifest, binding.slot)
+        for purpose in _purposes(slot) if slot is not None else ():
+            assert slot is not None  # noqa: S101  or there would be no purpose
+            yield Wish(
+                connection=connection.name,
+                settings=connection.wanted.settings,
+                plugin=manifest.name,
+                binding=binding,
+                slot=slot,
+                purpose=purpose,
+            )
+
+
+def _purposes(slot: CredentialSlot) -> Iterator[Purpose.ValueType]:
+    if CredentialSlot.USE_VERIFY in slot.uses:
+        yield PURPOSE_WEBHOOK_VERIFY
+    if CredentialSlot.USE_CALL in slot.uses or not slot.uses:
+        yield PURPOSE_CALL
+
+
+def _account(wish: Wish, choice: CredentialChoice) -> str:
+    """The one account that material may be made for, where the settings name it."""
+    found: Any = json.loads(wish.settings or b"{}")
+    for part in choice.account_setting.split("/")[1:]:
+        found = found.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(found, dict) else None
+    return str(found) if choice.account_setting and found is not None else ""
+
+
+def _words(kind: CredentialKind.ValueType) -> str:
+    return CredentialKind.Name(kind).removeprefix("CREDENTIAL_KIND_").lower()

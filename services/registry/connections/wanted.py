@@ -63,11 +63,6 @@ def webhooks_of(wanted: Connection, manifest: Manifest) -> list[str]:
     ]
 
 
-def fields_of(slot: CredentialSlot) -> tuple[str, ...]:
-    """What a grant for the slot releases: what its preferred kind declares."""
-    return tuple(slot.choices[0].fields) if slot.choices else ()
-
-
 def slot_named(manifest: Manifest, name: str) -> CredentialSlot | None:
     return next((slot for slot in manifest.credential_slots if slot.name == name), None)
 
@@ -122,9 +117,8 @@ def _check_binding(binding: SlotBinding, manifest: Manifest, tenant: str, field:
     slot = slot_named(manifest, binding.slot)
     if slot is None:
         raise _bad(f"{field}.slot", f"{manifest.name} has no slot {binding.slot!r}")
-    if CredentialSlot.USE_VERIFY not in slot.uses:
-        why = f"this version hands no credential to plugins yet, so {slot.name} must stay empty"
-        raise _bad(f"{field}.slot", why)
+    if slot.holder == CredentialSlot.HOLDER_APP:
+        raise _bad(f"{field}.slot", "its credential is the app's, and this version does not serve apps yet")
     if (slot.max_entries > 1) != bool(binding.entry):
         why = "its entries have names" if slot.max_entries > 1 else "it has one entry, without a name"
         raise _bad(f"{field}.entry", why)

@@ -16,11 +16,11 @@ import asyncpg
 import msgspec
 import pytest
 
+from cli.ask import ask
 from foundation.engines.testing import Served, fresh_database, served
-from foundation.errors import Problem
 from foundation.identity.session import Session
 from foundation.process.ports import Port
-from foundation.rpc import check_health, connect
+from foundation.rpc import connect
 from foundation.settings import Address, NatsUrl, PostgresUrl
 from foundation.store.bootstrap import bootstrap, new_passwords
 from foundation.store.migrate import migrate
@@ -155,12 +155,11 @@ async def started(settings: CredentialsSettings, admin_url: str) -> AsyncIterato
     serving = asyncio.create_task(serve(settings, stop))
     try:
         async with AsyncExitStack() as stack:
-            channel = await stack.enter_async_context(connect(str(settings.listen)))
             async with asyncio.timeout(60):
-                while not await _healthy(channel):
+                while not (await ask(settings.http.host, settings.http.port)).ready:
                     if serving.done():
                         await serving
-                    await asyncio.sleep(0.02)
+                    await asyncio.sleep(0.01)
             yield Running(str(settings.listen), admin_url, settings, stack)
     finally:
         stop.set()
@@ -175,14 +174,6 @@ async def replica(first: Running, **changed: Any) -> AsyncIterator[Running]:
         settings = msgspec.structs.replace(first.settings, **(addresses | changed))
         async with started(settings, first.admin_url) as second:
             yield second
-
-
-async def _healthy(channel: Any) -> bool:
-    try:
-        await check_health(channel, "credentials")
-    except Problem:
-        return False
-    return True
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def test_every_kind_of_the_contract_is_here_and_has_values_to_try() -> None:
     assert set(KINDS) == named == {kind.upper() for kind in BY_KIND}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(values)
 def test_any_good_value_is_taken_as_it_is_and_shows_no_secret(value: SecretValue) -> None:
     taken = accept(value, RULES)

@@ -26,7 +26,7 @@ Row = tuple[bytes, bytes, int]
 """Wrapped key, sealed value, version of the tenant's key."""
 OURS = ("acme", "hook", 2)
 EXAMPLES = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 IDS = st.text("ab1-", max_size=4)
 

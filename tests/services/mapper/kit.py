@@ -223,7 +223,7 @@ class Installation:
         finally:
             await connection.close()
 
-    async def published(self, events: int, within: float = 20.0) -> None:
+    async def published(self, events: int, within: float = 30.0) -> None:
         async def all_are() -> bool:
             return await self.count("outbox", "published_at is not null") == events
 

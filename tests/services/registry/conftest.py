@@ -16,12 +16,13 @@ import pytest
 from joserfc.jwk import OKPKey
 from opentelemetry import trace
 
+from cli.ask import ask
 from foundation.clock import RandomIds, SystemClock
 from foundation.engines.testing import Served, fresh_database, served
 from foundation.errors import Code, Problem
 from foundation.identity import Kind, Principal, Role, TokenSigner, TokenVerifier
 from foundation.process.ports import Port
-from foundation.rpc import Connection, RpcServer, check_health, connect
+from foundation.rpc import Connection, RpcServer, connect
 from foundation.rpc.call import caller
 from foundation.settings import Address, PostgresUrl
 from foundation.store.bootstrap import bootstrap, new_passwords
@@ -31,6 +32,7 @@ from foundation.store.url import DatabaseUrl
 from foundation.telemetry import Metrics
 from services.registry.main import serve
 from services.registry.settings import RegistrySettings
+from tieline.common.v1.credential_pb2 import CredentialKind
 from tieline.credentials.v1 import credentials_pb2 as vault_pb
 from tieline.credentials.v1 import credentials_pb2_grpc, tokens_pb2, tokens_pb2_grpc
 
@@ -73,6 +75,7 @@ class Vault(credentials_pb2_grpc.CredentialServiceServicer):
     """Grants what is asked for, by the caller's right, for the credentials that there are."""
 
     credentials: set[str] = field(default_factory=lambda: {"tenants/acme/credentials/hook"})
+    kinds: dict[str, CredentialKind.ValueType] = field(default_factory=dict)
     granted: dict[str, tuple[str, vault_pb.Grant]] = field(default_factory=dict)
 
     told: vault_pb.WatchCredentialStatesResponse | None = None
@@ -93,6 +96,13 @@ class Vault(credentials_pb2_grpc.CredentialServiceServicer):
             self.turned.clear()
             if self.told is not None:
                 yield self.told
+
+    async def GetCredential(self, request: vault_pb.GetCredentialRequest, _: Any) -> vault_pb.Credential:
+        if request.name not in self.credentials:
+            raise Problem(Code.NOT_FOUND, what=f"credential {request.name}")
+        return vault_pb.Credential(
+            name=request.name, kind=self.kinds.get(request.name, CredentialKind.CREDENTIAL_KIND_UNSPECIFIED)
+        )
 
     async def CreateGrant(self, request: vault_pb.CreateGrantRequest, _: Any) -> vault_pb.Grant:
         if request.parent not in self.credentials:
@@ -173,14 +183,12 @@ async def prepared(engines: Served, where: Path) -> AsyncIterator[Running]:
 
 
 async def ready(running: Running, task: asyncio.Task[None] | None = None) -> None:
-    async with asyncio.timeout(30), connect(str(running.settings.listen)) as channel:
-        while True:
+    http = running.settings.http
+    async with asyncio.timeout(60):
+        while not (await ask(http.host, http.port)).ready:
             if task is not None and task.done():
                 await task
-            try:
-                return await check_health(channel, "registry")
-            except Problem:
-                await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)
 
 
 @asynccontextmanager

@@ -127,13 +127,23 @@ async def hosting(
             yield host
 
 
-def served(plugin: str, number: int = 1, settings: bytes = b"{}", revision: int = 1) -> Served:
+def served(
+    plugin: str,
+    number: int = 1,
+    settings: bytes = b"{}",
+    revision: int = 1,
+    *,
+    version_range: str = "",
+    cell: str = "",
+) -> Served:
     return Served(
         connection=f"tenants/acme/connections/{plugin}-{number}",
         plugin=plugin,
         instance=f"instance-{plugin}-{number}",
         revision=revision,
         settings=settings,
+        version_range=version_range,
+        cell=cell,
     )
 
 

@@ -127,7 +127,7 @@ async def test_a_plugin_that_forgot_an_instance_is_given_it_again(tmp_path: Path
     async with hosting(tmp_path) as host:
         broker = Broker(host, FixedConnections(one))
         await broker.transform([group(one, "a")])
-        async with host.processes["one"].call(1.0) as launch:
+        async with host.processes["one"].call(60.0) as launch:
             launch.prepared[one.instance] = Prepared(7)  # as if it held another revision, and
             launch.prepared["instance-one-2"] = Prepared(1)  # one that it does not hold at all
         two = served("one", 2)
@@ -187,10 +187,10 @@ async def test_no_more_calls_are_in_flight_than_the_plugin_takes(tmp_path: Path,
     make_plugin(tmp_path, "one", rest=f"[limits]\ncalls_in_flight = {calls}\nbatch_items = 1")
     async with hosting(tmp_path) as host:
         process = host.processes["one"]
-        held = [process.call(5.0) for _ in range(calls)]
+        held = [process.call(60.0) for _ in range(calls)]
         for one in held:
             await one.__aenter__()
-        extra = asyncio.create_task(process.call(5.0).__aenter__())
+        extra = asyncio.create_task(process.call(60.0).__aenter__())
         await asyncio.sleep(0)
         assert not extra.done()
         for one in held:

@@ -25,7 +25,9 @@ from tests.services.registry.conftest import (
     Running,
 )
 from tests.services.registry.plugins import make_plugin
+from tieline.common.v1.credential_pb2 import CREDENTIAL_KIND_API_KEY, CREDENTIAL_KIND_BEARER_TOKEN
 from tieline.common.v1.failure_pb2 import FailureKind
+from tieline.credentials.v1.credentials_pb2 import PURPOSE_CALL, PURPOSE_WEBHOOK_VERIFY
 from tieline.plugin.v1.transform_pb2 import TransformInput
 from tieline.registry.v1 import (
     broker_pb2,
@@ -44,12 +46,25 @@ from tieline.registry.v1.connections_pb2 import (
 )
 from tieline.registry.v1.endpoints_pb2 import Endpoint, WatchEndpointsRequest
 
+API_SLOT = """
+[[credential_slots]]
+name = "api"
+
+[[credential_slots.choices]]
+kind = "bearer_token"
+fields = ["token"]
+account_setting = "/word"
+
+[[credential_slots.choices]]
+kind = "github_app"
+fields = ["token"]
+"""
 HOOK = SlotBinding(slot="webhook", credential="tenants/acme/credentials/hook")
 
 
 @pytest.fixture(autouse=True)
 def plugin(tmp_path: Path) -> Path:
-    return make_plugin(tmp_path / "plugins", "one")
+    return make_plugin(tmp_path / "plugins", "one", rest=API_SLOT)
 
 
 def wish(settings: bytes = b"{}", **more: Any) -> Connection:
@@ -143,6 +158,35 @@ async def test_what_cannot_be_is_refused_and_leaves_nothing(
     assert "hunter2" not in refused.value.text
     assert not registry.vault.granted
     assert not await registry.sql("select from registry.connections")
+
+
+async def test_what_a_plugin_calls_with_is_granted_to_it_for_its_account_and_its_fields(
+    registry: Running,
+) -> None:
+    key, token = "tenants/acme/credentials/key", "tenants/acme/credentials/token"
+    registry.vault.credentials |= {key, token}
+    registry.vault.kinds = {key: CREDENTIAL_KIND_API_KEY, token: CREDENTIAL_KIND_BEARER_TOKEN}
+    async with connections(registry) as stub:
+        for id_, credential in (("right", token), ("wrong", key)):
+            both = [HOOK, SlotBinding(slot="api", credential=credential)]
+            request = creation(id_, wish(b'{"word": "acme"}', credentials=both))
+            if id_ == "right":
+                await applied(stub, request)
+                continue
+            with pytest.raises(Problem) as refused:
+                await stub.CreateConnection(request)
+            assert "takes bearer_token or github_app, and it is api_key" in refused.value.text
+    granted = {
+        grant.slot: grant for _, grant in registry.vault.granted.values() if "right" in grant.connection
+    }
+    assert (granted["webhook"].service, granted["webhook"].purpose) == ("gateway", PURPOSE_WEBHOOK_VERIFY)
+    api = granted["api"]
+    assert (api.plugin, api.purpose, list(api.fields), api.account) == (
+        "one",
+        PURPOSE_CALL,
+        ["token"],
+        "acme",
+    )
 
 
 async def test_a_credential_that_is_not_there_or_not_theirs_to_give_stops_it(registry: Running) -> None:

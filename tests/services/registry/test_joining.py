@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from cli.client import Client
+from cli.joining import join_token
 from foundation.clock import SteeredClock, SystemClock
 from foundation.engines.testing import Served
 from foundation.errors import Code, Problem
@@ -264,6 +267,19 @@ async def refused(attempt: Any) -> str:
         await attempt
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
     return str(caught.value.details())
+
+
+async def test_the_verb_writes_what_a_plugin_needs_and_prints_no_secret(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = Namespace(id="one", versions=">=1", to=place.where / "for one", json=False)
+    async with place.running.as_(PLATFORM) as channel:
+        await join_token(Client("", channel, channel, channel), options)
+    token = (options.to / "join.token").read_text().strip()
+    assert (options.to / "join.token").stat().st_mode & 0o777 == 0o600
+    assert token not in capsys.readouterr().out
+    (place.where / "ca.pem").write_text((options.to / "ca.pem").read_text())
+    assert (await place.join(token)).process
 
 
 async def test_a_token_lets_one_plugin_in_once(place: Place) -> None:

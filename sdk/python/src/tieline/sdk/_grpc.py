@@ -80,6 +80,7 @@ async def _serve(plugin: Transforms, manifest: Path, address: str, nonce: bytes)
         if not told.done():
             told.set_result(grace)
 
+    _listen_for_the_end(stop)  # before there is an address: who sees it may already want the end
     described = read_manifest(manifest)
     service = Service(plugin, described, launch_proof(nonce, address), stop)
     server = grpc.aio.server(options=OPTIONS)
@@ -87,7 +88,12 @@ async def _serve(plugin: Transforms, manifest: Path, address: str, nonce: bytes)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, wrapped),))
     state = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
-    membership = await _membership(described.name, described.version)
+    joining = asyncio.create_task(_membership(described.name, described.version))
+    await asyncio.wait((joining, told), return_when=asyncio.FIRST_COMPLETED)
+    if told.done():  # nobody let us in, and nobody wants us any more
+        joining.cancel()
+        return
+    membership = joining.result()
     if membership is None:
         server.add_insecure_port(address)
     else:
@@ -95,7 +101,6 @@ async def _serve(plugin: Transforms, manifest: Path, address: str, nonce: bytes)
     await server.start()
     for name in ("", SERVICE):
         await state.set(name, health_pb2.HealthCheckResponse.SERVING)
-    _listen_for_the_end(stop)
     keeping = asyncio.create_task(membership.keep(address, stop, GRACE)) if membership else None
     grace = await told
     if keeping is not None:
