@@ -11,15 +11,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import grpc.aio
 from joserfc.jwk import OKPKey
 from opentelemetry import trace
 
-from bench.kit.load import push_body
+from bench.kit.github import ONE, group, hosted, pushes
 from bench.kit.measure import Line
 from foundation.clock import RandomIds, SystemClock
 from foundation.identity import Kind, Principal, Role, TokenSigner, TokenVerifier
@@ -29,13 +27,7 @@ from foundation.telemetry import Metrics
 from services.registry.broker.broker import Broker
 from services.registry.broker.preparing import context
 from services.registry.broker.servicer import BrokerServicer
-from services.registry.broker.serving import FixedConnections, Served
-from services.registry.catalogue.catalogue import Catalogue
-from services.registry.catalogue.installing import Installer
-from services.registry.catalogue.ledger import HeldLedger
-from services.registry.catalogue.manifests import BUILT_IN
-from services.registry.host.host import Host
-from services.registry.host.socket_room import socket_room
+from services.registry.broker.serving import FixedConnections
 from tieline.plugin.v1.transform_pb2 import TransformDataRequest, TransformGroup, TransformInput
 from tieline.registry.v1 import broker_pb2, broker_pb2_grpc
 
@@ -43,14 +35,6 @@ SIZES = (1, 10, 100)
 REPETITIONS, EVENTS = 7, 1000
 KEY = OKPKey.generate_key("Ed25519")
 MAPPER = Principal(Kind.SERVICE, "services/mapper", platform_roles=frozenset({Role.SERVICE}))
-ONE = Served(
-    connection="tenants/bench/connections/github",
-    plugin="github",
-    instance="bench",
-    revision=1,
-    settings=b"{}",
-)
-
 Call = Callable[[list[TransformInput]], Awaitable[int]]
 """Has inputs transformed; answers how many outcomes came."""
 
@@ -65,16 +49,7 @@ def run() -> list[Line]:
 
 
 async def _measure() -> list[Line]:
-    inputs = [
-        TransformInput(
-            input_id=str(number),
-            webhook="events",
-            event_type="push",
-            key=str(number),
-            payload=push_body(number),
-        )
-        for number in range(EVENTS)
-    ]
+    inputs = pushes(EVENTS)
     taken: dict[str, list[float]] = {}
     async with _ways() as ways:
         for size in SIZES:
@@ -99,7 +74,7 @@ async def _seconds(call: Call, inputs: list[TransformInput], size: int) -> float
 @asynccontextmanager
 async def _ways() -> AsyncIterator[Mapping[str, Call]]:
     async with AsyncExitStack() as stack:
-        host = await stack.enter_async_context(_host())
+        host = await stack.enter_async_context(hosted())
         broker = Broker(host, FixedConnections(ONE))
         process = host.processes["github"]
         async with process.call(30.0) as launch:
@@ -120,30 +95,13 @@ async def _straight(stub: Any, inputs: list[TransformInput]) -> int:
 
 
 async def _broker(broker: Broker, inputs: list[TransformInput]) -> int:
-    [result] = await broker.transform([_group(inputs)])
+    [result] = await broker.transform([group(inputs)])
     return len(result.outcomes)
 
 
 async def _over_grpc(stub: Any, inputs: list[TransformInput]) -> int:
-    request = broker_pb2.TransformDataRequest(groups=[_group(inputs)])
+    request = broker_pb2.TransformDataRequest(groups=[group(inputs)])
     return len((await stub.TransformData(request, timeout=10.0)).results[0].outcomes)
-
-
-def _group(inputs: list[TransformInput]) -> broker_pb2.TransformDataRequest.Group:
-    return broker_pb2.TransformDataRequest.Group(
-        ref=broker_pb2.ConnectionRef(connection=ONE.connection), inputs=inputs
-    )
-
-
-@asynccontextmanager
-async def _host() -> AsyncIterator[Host]:
-    ledger = HeldLedger(SystemClock())
-    with socket_room() as room, TemporaryDirectory() as environments:
-        async with (
-            Catalogue([BUILT_IN], ledger, Installer(Path(environments))) as catalogue,
-            Host(catalogue, ledger, room) as host,
-        ):
-            yield host
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ import json
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
+from cli import joining
 from cli.client import Client, client
 from cli.options import add_paging, span
 from cli.output import document, show, show_list
@@ -40,6 +41,7 @@ def arguments(verb: argparse.ArgumentParser) -> None:
     rollout = on_one("rollout", "show how an upgrade goes, or take it back")
     rollout.add_argument("rollout", help="the last part of its name, as `upgrade` shows it")
     rollout.add_argument("--cancel", action="store_true", help="return to the version before")
+    joining.arguments(on_one("join-token", "let in a process of it that runs elsewhere, once"))
     status = on_one("status", "decide whether a version may be chosen")
     status.add_argument("version", help="which version")
     status.add_argument("status", choices=["active", "inactive", "deprecated", "manifest"])
@@ -231,6 +233,7 @@ _ACTIONS: Mapping[str, Callable[[Client, argparse.Namespace], Awaitable[None]]] 
     "rescan": _rescan,
     "restart": _restart,
     "release": _release,
+    "join-token": joining.join_token,
     "upgrade": _upgrade,
     "rollout": _rollout,
     "status": _status,

@@ -225,6 +225,7 @@ def _settings_of(service: Service, plan: Plan, databases: Databases) -> dict[str
                 "plugins": plugins,
                 "installation": str(plan.installation.data.absolute()),
                 "environments": str(plan.installation.data.absolute() / "environments"),
+                "authority_file": str(plan.installation.keys.directory.absolute() / "plugins-authority.pem"),
                 "public_url": _public_url(plan),
                 "credentials": peers["credentials"],
             }

@@ -25,7 +25,7 @@ from foundation.rpc import RpcServer, connect, serving
 from foundation.settings import run
 from foundation.store.opening import check_schema, open_store
 from foundation.store.schemas import REGISTRY
-from foundation.telemetry import Check, Readiness, configure_logs
+from foundation.telemetry import Check, Metrics, Readiness, configure_logs
 from services.registry.broker.broker import Broker
 from services.registry.broker.purse import VaultPurse
 from services.registry.broker.servicer import BrokerServicer
@@ -49,11 +49,15 @@ from services.registry.host.rollouts import Rollouts
 from services.registry.host.sandbox import Sandbox, Wanted
 from services.registry.host.servicer import ProcessServicer
 from services.registry.host.socket_room import socket_room
+from services.registry.joining.opening import announce_every, join_book, joining
+from services.registry.joining.remote import Roster
+from services.registry.joining.servicer import TokenServicer
 from services.registry.settings import RegistrySettings
 from tieline.registry.v1.broker_pb2_grpc import add_BrokerServiceServicer_to_server
 from tieline.registry.v1.catalogue_pb2_grpc import add_CatalogueServiceServicer_to_server
 from tieline.registry.v1.connections_pb2_grpc import add_ConnectionServiceServicer_to_server
 from tieline.registry.v1.endpoints_pb2_grpc import add_EndpointServiceServicer_to_server
+from tieline.registry.v1.joining_pb2_grpc import add_JoinServiceServicer_to_server
 from tieline.registry.v1.processes_pb2_grpc import add_ProcessServiceServicer_to_server
 
 
@@ -73,9 +77,16 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         directories = [BUILT_IN, *map(Path, settings.plugins)]
         catalogue = await open_(Catalogue(directories, ledger, Installer(Path(settings.environments))))
         room = stack.enter_context(socket_room())
-        private = hidden(settings.installation or "", *settings.private_directories, settings.token_file)
+        private = hidden(
+            settings.installation or "",
+            *settings.private_directories,
+            settings.token_file,
+            settings.authority_file or "",
+        )
         sandbox = Sandbox(await open_(open_egress(_reach(settings))), Wanted(settings.sandbox), private)
-        host = await open_(Host(catalogue, ledger, room, sandbox=sandbox, clock=clock))
+        joins = join_book(settings, worker, clock)
+        roster = await open_(Roster(joins, announce_every(settings)))
+        host = await open_(Host(catalogue, ledger, room, sandbox=sandbox, roster=roster, clock=clock))
         picture = await open_(Picture(worker))
         purse = await open_(VaultPurse(vault, clock))
         broker = Broker(host, picture, purse, clock=clock)
@@ -97,6 +108,7 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
             ConnectionServicer(book, settings.public_url),  # type: ignore[abstract]
             EndpointServicer(picture, host),
             BrokerServicer(broker),  # type: ignore[abstract]
+            None if joins is None else TokenServicer(joins, host.knows),  # type: ignore[abstract]
         )
         checks: dict[str, Check] = {
             "postgres": partial(check_schema, own),
@@ -104,13 +116,16 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
             "credentials": keys.check,
             "connections": picture.check,
         }
+        verifier, metrics = TokenVerifier(keys, clock), Metrics("registry")
+        await open_(joining(settings, joins, verifier, clock, metrics))
         await open_(
             serving(
                 "registry",
                 settings,
                 readiness=Readiness(checks),
-                authenticator=TokenVerifier(keys, clock),
+                authenticator=verifier,
                 add_servicers=api.add_to,
+                metrics=metrics,
             )
         )
         await stop.wait()
@@ -127,6 +142,8 @@ class Api:
     connections: ConnectionServicer
     endpoints: EndpointServicer
     broker: BrokerServicer
+    tokens: TokenServicer | None
+    """Absent where no plugin may join."""
 
     def add_to(self, server: RpcServer) -> None:
         server.add(add_CatalogueServiceServicer_to_server, self.catalogue)
@@ -134,6 +151,8 @@ class Api:
         server.add(add_ConnectionServiceServicer_to_server, self.connections)
         server.add(add_EndpointServiceServicer_to_server, self.endpoints)
         server.add(add_BrokerServiceServicer_to_server, self.broker)
+        if self.tokens is not None:
+            server.add(add_JoinServiceServicer_to_server, self.tokens)
 
 
 def _reach(settings: RegistrySettings) -> Reach:

@@ -73,3 +73,26 @@ class RegistrySettings(RpcSettings, frozen=True, kw_only=True):
         str | None,
         Meta(description="The data directory of a whole installation, which `tieline up` names."),
     ] = None
+    join_listen: Annotated[
+        Address | None,
+        Meta(description="Where plugins that run elsewhere join, over TLS. Unset: none may."),
+    ] = None
+    authority_file: Annotated[
+        str | None,
+        Meta(
+            description="File with the key of the authority that vouches for plugins that join; made where there is"
+            " none. All replicas share it, and nobody else may read it."
+        ),
+    ] = None
+    certificate_seconds: Annotated[
+        float,
+        Meta(
+            ge=1, le=604800, description="How long a plugin's certificate is good; renewed at half of that."
+        ),
+    ] = 86400.0
+    announce_seconds: Annotated[
+        float,
+        Meta(
+            ge=0.1, le=60, description="How often a plugin that joined says where it is; three missed: lost."
+        ),
+    ] = 10.0

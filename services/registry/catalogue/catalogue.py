@@ -65,12 +65,12 @@ class Published:
 
     @property
     def startable(self) -> bool:
-        return (
-            self.status != Manifest.STATUS_INACTIVE
-            and self.environment is not None
-            and not self.failure
-            and self.manifest.runtime.WhichOneof("kind") == "process"
-        )
+        return self.status != Manifest.STATUS_INACTIVE and self.environment is not None and not self.failure
+
+    @property
+    def runs_elsewhere(self) -> bool:
+        """It joins by itself; nobody starts it here."""
+        return self.manifest.runtime.WhichOneof("kind") != "process"
 
 
 @dataclass(frozen=True, slots=True)

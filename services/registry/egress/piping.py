@@ -22,6 +22,8 @@ async def pipe(one: Streams, other: Streams, idle: float = IDLE_SECONDS) -> None
                 writer.write(chunk)
                 await writer.drain()
                 patience.reschedule(loop.time() + idle)
+            if not writer.can_write_eof():  # TLS ends both ways at once
+                raise ConnectionResetError
             with suppress(OSError):
                 writer.write_eof()
 

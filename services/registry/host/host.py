@@ -27,6 +27,7 @@ from services.registry.host.process import PluginProcess
 from services.registry.host.sandbox import Sandbox
 from services.registry.host.socket_room import SocketRoom
 from services.registry.host.watchdog import Patience
+from services.registry.joining.remote import RemoteProcess, Roster
 from tieline.plugin.v1.manifest_pb2 import Manifest
 
 log = structlog.get_logger(__name__)
@@ -71,12 +72,14 @@ class Host:
         *,
         policy: RestartPolicy | None = None,
         sandbox: Sandbox | None = None,
+        roster: Roster | None = None,
         patience: Patience | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.catalogue = catalogue
         self._ledger, self._room, self._policy = ledger, room, policy
         self._sandbox, self._patience = sandbox, patience
+        self._roster = roster or Roster()
         self._clock = clock or SystemClock()
         self._slots: dict[Slot, PluginProcess] = {}
         self._serving: dict[str, Version] = {}
@@ -108,6 +111,9 @@ class Host:
         """Every process there is, those that are about to end included."""
         yield from self._slots.values()
         yield from self._ending
+
+    def knows(self, plugin: str) -> bool:
+        return plugin in self.catalogue.content.names()
 
     def serving(self, plugin: str) -> Version | None:
         """The version that serves whoever pins none."""
@@ -234,6 +240,11 @@ class Host:
         return not process.calls_in_flight and self._clock.monotonic() - process.idle_since > IDLE_SECONDS
 
     def _made(self, published: Published, cell: str) -> PluginProcess:
+        process: PluginProcess
+        if published.runs_elsewhere:
+            process = RemoteProcess(published, self._room, self._roster, cell=cell, clock=self._clock)
+            process.start()
+            return process
         process = PluginProcess(
             published,
             self._room,

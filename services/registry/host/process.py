@@ -131,6 +131,11 @@ class PluginProcess:
         return self._supervised.state
 
     @property
+    def lost(self) -> bool:
+        """It runs elsewhere, and is silent."""
+        return False
+
+    @property
     def draining(self) -> bool:
         return self._draining
 

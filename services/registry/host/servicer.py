@@ -106,12 +106,12 @@ def _told(process: PluginProcess) -> pb.Process:
     told = pb.Process(
         name=process.resource,
         plugin_version=process.manifest.version,
-        state=pb.Process.STATE_DRAINING if process.draining else _STATES[process.state],
+        state=_state(process),
         explanation=process.explanation,
         host=socket.gethostname(),
         pid=pid or 0,
         isolation=pb.ISOLATION_PER_TENANT if process.cell else pb.ISOLATION_SHARED,
-        sandbox=pb.SANDBOX_CONFINED if process.confined else pb.SANDBOX_NONE,
+        sandbox=_sandbox(process),
         memory_bytes=memory_of(pid) if pid else 0,
         starts=process.starts,
         crashes=map(_crash, process.crashes),
@@ -122,6 +122,22 @@ def _told(process: PluginProcess) -> pb.Process:
     if process.next_start is not None:
         told.next_start_time.FromDatetime(process.next_start)
     return told
+
+
+def _state(process: PluginProcess) -> pb.Process.State.ValueType:
+    if process.lost:
+        return pb.Process.STATE_LOST
+    return pb.Process.STATE_DRAINING if process.draining else _STATES[process.state]
+
+
+def _sandbox(process: PluginProcess) -> pb.Sandbox.ValueType:
+    match process.manifest.runtime.WhichOneof("kind"):
+        case "container":
+            return pb.SANDBOX_CONTAINER
+        case "remote":
+            return pb.SANDBOX_UNSPECIFIED
+        case _:
+            return pb.SANDBOX_CONFINED if process.confined else pb.SANDBOX_NONE
 
 
 def _rollout(rollout: Rollout) -> pb.Rollout:

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
+from statistics import median
 
 import pytest
 
 from foundation.process.output import Line
+from foundation.process.restart import RestartPolicy
 from foundation.process.supervised import State
 from foundation.process.testing import alive, gone, until
 from services.registry.broker.broker import Broker
@@ -321,3 +325,63 @@ async def test_processes_apart_and_what_they_hold_end_when_nobody_needs_them(tmp
         apart[0].kill()
         await until(lambda: apart[0].crashes, 30)
         assert process.state is State.READY, "the others have nothing to do with it"
+
+
+TROUBLE = CODE.replace(
+    'case "wait"',
+    """case "die": os.abort()
+            case "burn":
+                until = time.monotonic() + 0.2
+                while time.monotonic() < until: pass
+            case "flood":
+                print("x" * 1_000_000)
+            case "wait\"""",
+)
+
+
+@pytest.mark.proof
+@pytest.mark.timeout(600)
+async def test_the_others_hardly_notice(
+    tmp_path: Path, prove: Callable[[int, int], int], found: Callable[[str], None]
+) -> None:
+    """The second plugin's p99 beside one that dies, burns and floods, against an undisturbed run; paired."""
+    repetitions, calls = prove(1, 5), prove(200, 2000)
+    make_plugin(tmp_path, "good")
+    make_plugin(tmp_path, "bad", code=TROUBLE)
+    good, bad = served("good"), served("bad")
+    quiet, disturbed = [], []
+    crashes = 0
+    async with hosting(tmp_path, policy=RestartPolicy(base=0.05, cap=0.1, crash_limit=None)) as host:
+        broker = Broker(host, FixedConnections(good, bad))
+
+        async def trouble() -> None:
+            for number in count():
+                word = ("die", "burn", "flood")[number % 3]
+                await broker.transform(
+                    [group(bad, f'{{"say": "{word}", "n": {number}}}'.encode())], within=3.0
+                )
+
+        async def p99() -> float:
+            taken = []
+            for _ in range(calls):
+                began = time.perf_counter()
+                (result,) = await broker.transform([group(good, "hello")])
+                taken.append(time.perf_counter() - began)
+                assert titles(result) == ["hello"]
+            return sorted(taken)[int(len(taken) * 0.99)] * 1000
+
+        await p99()
+        for _ in range(repetitions):
+            quiet.append(await p99())
+            task = asyncio.create_task(trouble())
+            disturbed.append(await p99())
+            task.cancel()
+            (ended,) = await asyncio.gather(task, return_exceptions=True)
+            assert isinstance(ended, asyncio.CancelledError)
+        crashes = host.processes["bad"].starts - 1
+        assert not host.processes["good"].crashes
+    ratio = median(there / alone for there, alone in zip(disturbed, quiet, strict=True))
+    found(
+        f"{repetitions} pairs of {calls} calls: p99 {median(quiet):.1f} ms alone, {median(disturbed):.1f} ms beside a"
+        f" plugin that died {crashes} times, burned and flooded (x{ratio:.2f}, medians)"
+    )

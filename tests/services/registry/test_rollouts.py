@@ -87,7 +87,13 @@ async def test_a_new_version_serves_when_somebody_says_so_and_the_old_one_ends(t
         await until(lambda: [str(one.manifest.version) for one in it.host.everything()] == ["2.0.0"], 30)
 
 
-async def test_no_call_fails_while_the_version_changes(tmp_path: Path) -> None:
+@pytest.mark.proof
+@pytest.mark.timeout(600)
+async def test_no_call_fails_while_the_version_changes(
+    tmp_path: Path, prove: Callable[[int, int], int], found: Callable[[str], None]
+) -> None:
+    """There and back again under load, as often as is asked for."""
+    changes = prove(1, 10)
     async with playing(tmp_path) as it:
         said: list[str] = []
 
@@ -98,13 +104,20 @@ async def test_no_call_fails_while_the_version_changes(tmp_path: Path) -> None:
         async with asyncio.TaskGroup() as tasks:
             calling = [tasks.create_task(call(one)) for one in it.instances]
             await until(lambda: said, 30)
-            await it.over(it.rollouts.start("it", TWO, MOMENT))
-            before = len(said)
-            await until(lambda: len(said) > before + 20, 30)
+            for number in range(changes):
+                target = ONE if number % 2 else TWO
+                rollout = await it.over(it.rollouts.start("it", target, MOMENT))
+                assert rollout.stage is Stage.DONE, rollout.failure
+                await until(partial(_more_than, said, len(said) + 20), 30)
+                assert set(said[-3:]) == {"x" if number % 2 else "new x"}
             for task in calling:
                 task.cancel()
         assert {"x", "new x"} == set(said)
-        assert set(said[-3:]) == {"new x"}
+    found(f"{changes} changes of version under load: {len(said)} calls, none failed")
+
+
+def _more_than(said: list[str], count: int) -> bool:
+    return len(said) > count
 
 
 async def test_who_pins_a_version_stays_on_it(tmp_path: Path) -> None:

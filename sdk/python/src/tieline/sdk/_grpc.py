@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 import grpc.aio
@@ -25,11 +25,16 @@ from tieline.sdk._convert.manifest import read_manifest
 from tieline.sdk._convert.service import Method, Service, launch_proof, refusal
 from tieline.sdk.core import Failure, FailureKind, Transforms
 
+if TYPE_CHECKING:
+    from tieline.sdk._join import Membership
+
 log = logging.getLogger("tieline")
 
 SERVICE = "tieline.plugin.v1.PluginService"
 MESSAGE_LIMIT = 32 * 1024 * 1024
 GRACE = 20.0
+REGISTRY = b"registry.tieline.internal"
+"""The name in the certificate of whoever may call a plugin that joined."""
 
 # Part of the contract for both sides: see the top of plugin.proto.
 OPTIONS: list[tuple[str, Any]] = [
@@ -76,19 +81,44 @@ async def _serve(plugin: Transforms, manifest: Path, address: str, nonce: bytes)
             told.set_result(grace)
 
     _listen_for_the_end(stop)  # before there is an address: who sees it may already want the end
-    service = Service(plugin, read_manifest(manifest), launch_proof(nonce, address), stop)
+    described = read_manifest(manifest)
+    service = Service(plugin, described, launch_proof(nonce, address), stop)
     server = grpc.aio.server(options=OPTIONS)
     wrapped = {name: _wrap(method) for name, method in service.methods().items()}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, wrapped),))
     state = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
-    server.add_insecure_port(address)
+    joining = asyncio.create_task(_membership(described.name, described.version))
+    await asyncio.wait((joining, told), return_when=asyncio.FIRST_COMPLETED)
+    if told.done():  # nobody let us in, and nobody wants us any more
+        joining.cancel()
+        return
+    membership = joining.result()
+    if membership is None:
+        server.add_insecure_port(address)
+    else:
+        server.add_secure_port(address, membership.credentials())
     await server.start()
     for name in ("", SERVICE):
         await state.set(name, health_pb2.HealthCheckResponse.SERVING)
+    keeping = asyncio.create_task(membership.keep(address, stop, GRACE)) if membership else None
     grace = await told
+    if keeping is not None:
+        keeping.cancel()
     await state.enter_graceful_shutdown()
     await server.stop(grace)
+
+
+async def _membership(name: str, version: str) -> Membership | None:
+    """How a plugin that nobody started here belongs to the platform; None where the host is its parent."""
+    if "TIELINE_JOIN_ADDRESS" not in os.environ:
+        return None
+    try:
+        # Who is started by the platform needs none of the cryptography behind it.
+        from tieline.sdk._join import Membership  # noqa: PLC0415
+    except ImportError as missing:
+        raise SystemExit(f"a plugin that joins needs `tieline[remote]` ({missing.name} is missing)") from None
+    return await Membership.join(name, version)
 
 
 def _listen_for_the_end(stop: Callable[[float], None]) -> None:
@@ -112,6 +142,7 @@ def _listen_for_the_end(stop: Callable[[float], None]) -> None:
 def _wrap(method: Method) -> grpc.RpcMethodHandler[Any, Any]:
     async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
         try:
+            _demand_host(context)
             _demand_deadline(context)
             return await method.answer(request)
         except Failure as failure:
@@ -126,6 +157,15 @@ def _wrap(method: Method) -> grpc.RpcMethodHandler[Any, Any]:
         request_deserializer=method.request.FromString,
         response_serializer=lambda message: message.SerializeToString(),
     )
+
+
+def _demand_host(context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    """Over TLS any plugin could knock with a certificate of its own. A unix socket is the host's alone."""
+    shown = context.auth_context()
+    if b"ssl" in shown.get("transport_security_type", ()) and REGISTRY not in shown.get(
+        "x509_subject_alternative_name", ()
+    ):
+        raise Failure(FailureKind.PERMISSION_DENIED, "NOT_THE_HOST", "only the registry calls plugins")
 
 
 def _demand_deadline(context: grpc.aio.ServicerContext[Any, Any]) -> None:
