@@ -51,7 +51,7 @@ class Case:
     item: TransformInput
 
 
-Ask = Callable[[Launch, Case, float], Awaitable[TransformGroupResult]]
+Ask = Callable[[PluginProcess, Launch, Case, float], Awaitable[TransformGroupResult]]
 """Asks a process for one input; raises AioRpcError where it did not answer."""
 Tell = Callable[[Case, TransformGroupResult | Failure], None]
 """Takes what became of a case; called once for each."""
@@ -134,7 +134,7 @@ class Trials:
         async with self._calls.life(process, case.served.connection, left, ready=left, alone=True) as launch:
             seconds = min(self._patience.alone, ends - self._clock.monotonic())
             try:
-                answer = await ask(launch, case, seconds)
+                answer = await ask(process, launch, case, seconds)
             except AioRpcError as failed:
                 report = await self.ended(process, launch, failed)
                 if report is not None:
