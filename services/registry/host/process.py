@@ -158,6 +158,11 @@ class PluginProcess:
         """As it truly is, not as it was asked for."""
         return self._launch is not None and self._launch.enclosure.confined
 
+    def _walls(self) -> str:
+        """What is to be known about walls that were wanted and are not there."""
+        enclosure = self._launch.enclosure if self._launch is not None else None
+        return f"; {enclosure.reason}" if enclosure is not None and enclosure.reason else ""
+
     @property
     def next_start(self) -> datetime | None:
         at = self._supervised.next_start
@@ -171,9 +176,9 @@ class PluginProcess:
             case State.READY:
                 if self._draining:
                     return "finishes its calls, then starts anew"
-                return (
-                    f"serves; its files changed since it was started: {anew}" if self.outdated else "serves"
-                )
+                if self.outdated:
+                    return f"serves; its files changed since it was started: {anew}"
+                return f"serves{self._walls()}"
             case State.FAILED:
                 release = f"`tieline plugin release {self.name}` or a new version tries again"
                 return f"in quarantine: {self.trouble}; {release}"
