@@ -171,14 +171,9 @@ class PluginProcess:
     @property
     def explanation(self) -> str:
         """Why it is so, and what to do, in one line."""
-        anew = f"`tieline plugin restart {self.name}` takes them"
         match self.state:
             case State.READY:
-                if self._draining:
-                    return "finishes its calls, then starts anew"
-                if self.outdated:
-                    return f"serves; its files changed since it was started: {anew}"
-                return f"serves{self._walls()}"
+                return self._serving()
             case State.FAILED:
                 release = f"`tieline plugin release {self.name}` or a new version tries again"
                 return f"in quarantine: {self.trouble}; {release}"
@@ -188,6 +183,14 @@ class PluginProcess:
                 return f"starts; before: {self.trouble}" if self.trouble else "starts"
             case _:
                 return "is not wanted"
+
+    def _serving(self) -> str:
+        if self._draining:
+            return "finishes its calls, then starts anew"
+        if self.outdated:
+            anew = f"`tieline plugin restart {self.name}` takes them"
+            return f"serves; its files changed since it was started: {anew}"
+        return f"serves{self._walls()}"
 
     def start(self) -> None:
         self._supervised.keep()
