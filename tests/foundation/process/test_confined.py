@@ -102,13 +102,40 @@ async def test_who_is_not_confined_is_found_out() -> None:
     assert missing(child.pid).startswith("nobody can look at it")
 
 
+ORDINARY = """
+import asyncio, os, sys
+from pathlib import Path
+from foundation.process.command import Command, Confinement
+from foundation.process.confined import spawn_confined, unconfinable
+
+async def main():
+    if why := await unconfinable():
+        return print("unconfinable", why)
+    data = Path(sys.argv[1])
+    (data / "key").write_text("canary")
+    (data / "key").chmod(0o600)
+    script = f"cat {data}/key; id -u; kill -0 $PPID || echo no signal; echo > {data.parent}/x || echo no file;"
+    script += "cat /proc/$PPID/environ || echo no look; grep -c : /proc/net/dev; unshare -U true || echo no more"
+    lines = []
+    command = Command(name="sh", argv=("sh", "-c", f"exec 2>/dev/null; {script}"))
+    child, listener = await spawn_confined(command, Confinement(hide=(data,)), lambda line: lines.append(line.text))
+    await child.wait()
+    print(*lines, sep=", ")
+
+asyncio.run(main())
+"""
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="the whole suite runs as an ordinary user already")
-def test_an_ordinary_user_confines_as_well(as_nobody: Callable[..., str]) -> None:
-    found = as_nobody(
-        "import asyncio; from foundation.process.confined import unconfinable; print(asyncio.run(unconfinable()))"
-    )
-    if found:
-        pytest.skip(f"this machine confines no process: {found}")
+def test_an_ordinary_user_confines_as_well(as_nobody: Callable[..., str], short_dir: Path) -> None:
+    data = short_dir / "data"
+    data.mkdir()
+    for place in (short_dir, data):
+        place.chmod(0o777)
+    said = as_nobody(ORDINARY, str(data))
+    if said.startswith("unconfinable"):
+        pytest.skip(f"this machine confines no process: {said}")
+    assert said == f"{NOBODY}, no signal, no file, no look, 1, no more"
 
 
 @pytest.fixture
@@ -116,14 +143,16 @@ def as_nobody(repository: Path) -> Callable[..., str]:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     user = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
 
-    def run_it(code: str) -> str:
+    def run_it(code: str, *arguments: str) -> str:
         for candidate in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
             python = (*user, "env", f"PYTHONPATH={repository}", candidate)
             if subprocess.run(
                 (*python, "-c", "import foundation.process"), capture_output=True, check=False
             ).returncode:
                 continue
-            done = subprocess.run((*python, "-c", code), capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                (*python, "-c", code, *arguments), capture_output=True, text=True, check=True
+            )
             return done.stdout.strip()
         pytest.skip("no interpreter of this version that an ordinary user may run")
 
