@@ -38,7 +38,7 @@ CONNECTIONS, INPUTS = 3, 10
 """So many must have ended the process, with no answer to anybody in between, for it to be blamed."""
 NAMED = 100
 """Inputs of a batch that a crash's record names."""
-ALIVE_SECONDS = 1.0
+ALIVE_SECONDS = 3.0
 """A process that does not even say that it is alive after this long is stuck."""
 
 
