@@ -21,6 +21,7 @@ ACCOUNTED_SKIPS: dict[str, str] = {
     "only root may mount": "a full disk is shown on a small file system, which an ordinary user cannot mount",
     "the README's steps need": "curl and openssl play GitHub's part in it",
     "GitHub's published examples cannot be fetched": "there is no npm, or no registry to ask",
+    "there is no npm on this machine": "a plugin of Node is installed with npm, where that is",
     "there is no strace": "system calls are looked at with strace where it is installed",
     "this machine confines no process": "containers often forbid namespaces",
     "this machine lets nobody trace": "containers often forbid ptrace",
