@@ -176,9 +176,8 @@ class PluginProcess:
             case State.READY:
                 if self._draining:
                     return "finishes its calls, then starts anew"
-                if self.outdated:
-                    return f"serves; its files changed since it was started: {anew}"
-                return f"serves{self._walls()}"
+                changed = f"; its files changed since it was started: {anew}" if self.outdated else ""
+                return f"serves{changed or self._walls()}"
             case State.FAILED:
                 release = f"`tieline plugin release {self.name}` or a new version tries again"
                 return f"in quarantine: {self.trouble}; {release}"
