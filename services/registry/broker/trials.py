@@ -200,6 +200,6 @@ class Trials:
         except AioRpcError:
             if launch.crash is None:
                 log.warning("a plugin is stuck and ended", plugin=process.name)
-                process.kill()
+                process.end("it did not answer in time, and was deaf for everything else")
                 if await process.autopsy(launch) is not None:
                     process.excuse(1)

@@ -263,6 +263,10 @@ class PluginProcess:
     def kill(self) -> None:
         self._supervised.kill()
 
+    def end(self, why: str) -> None:
+        """Kill it for a reason, which its crash will tell."""
+        self._supervised.end(why)
+
     @asynccontextmanager
     async def _drained(self, within: float) -> AsyncIterator[None]:
         self._draining = True

@@ -13,7 +13,7 @@ import pytest
 
 from foundation.process.child import Child
 from foundation.process.command import Command, Confinement, Limits
-from foundation.process.confined import missing, other_user, spawn_confined, unconfinable
+from foundation.process.confined import missing, other_user, spawn_confined
 from foundation.process.errors import LaunchError
 from foundation.process.output import Line
 
@@ -21,20 +21,16 @@ NOBODY = 65534
 USER = other_user(50)
 
 
-@pytest.fixture
-async def confinable() -> None:
-    if why := await unconfinable():
-        pytest.skip(f"this machine confines no process: {why}")
-
-
-async def run(script: str, confinement: Confinement, *, processes: int | None = None) -> list[str]:
+async def run(
+    script: str, confinement: Confinement, *, processes: int | None = None, cwd: Path | None = None
+) -> list[str]:
     """What a shell says, confined; it is awaited to its end."""
     lines: list[str] = []
 
     def hear(line: Line) -> None:
         lines.append(line.text)
 
-    command = Command(name="sh", argv=("sh", "-c", script), limits=Limits(processes=processes))
+    command = Command(name="sh", argv=("sh", "-c", script), cwd=cwd, limits=Limits(processes=processes))
     child, listener = await spawn_confined(command, confinement, hear)
     listener.close()
     await child.wait()
@@ -73,6 +69,15 @@ async def test_where_only_root_may_pass_a_way_is_made_to_what_is_kept_alone(shor
     (closed / "kept").chmod(0o755)
     script = f"cat {closed}/kept/file; echo; ls {closed} | xargs; id -u"
     assert await run(script, Confinement(user=USER, keep=(closed / "kept",))) == ["x", "kept", str(USER)]
+
+
+@pytest.mark.usefixtures("confinable")
+async def test_where_it_stands_is_no_way_behind_a_cover(short_dir: Path) -> None:
+    kept = short_dir / "home" / "kept"
+    kept.mkdir(parents=True)
+    (kept.parent / "secret").write_text("x")
+    confinement = Confinement(user=USER, hide=(short_dir / "home",), keep=(kept,))
+    assert await run("ls .. | xargs", confinement, cwd=kept) == ["kept"]
 
 
 @pytest.mark.usefixtures("confinable")

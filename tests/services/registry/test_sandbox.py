@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from foundation.net.addresses import Reach
-from foundation.process.confined import USERS, missing, unconfinable
+from foundation.process.confined import USERS, missing
 from foundation.process.supervised import State
 from foundation.process.testing import until
 from services.registry.broker.broker import Broker
@@ -38,12 +38,6 @@ EGRESS = """
 [[egress]]
 host = "${settings:/word}"
 """
-
-
-@pytest.fixture
-async def confinable() -> None:
-    if why := await unconfinable():
-        pytest.skip(f"this machine confines no process: {why}")
 
 
 class Villain:
