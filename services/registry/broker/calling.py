@@ -239,6 +239,10 @@ class Calls:
         propagate.inject(carrier)
         return {"timeout": max(0.0, seconds), "metadata": list(carrier.items())}
 
+    def hold(self, served: Served, operation: Operation, failure: Failure) -> None:
+        """What said so without failing: it waits as if it had."""
+        self._throttles.hold(served, operation.name, failure)
+
     def told(
         self, served: Served, version: str, operation: str, began: float, failure: Failure | None
     ) -> None:
@@ -357,7 +361,9 @@ class Calls:
             case FailureKind.FAILURE_KIND_RATE_LIMITED if attempts.waits < PATIENCE:
                 attempts.waits += 1
                 await self._wait_out_throttle(served, operation, attempts)
-            case FailureKind.FAILURE_KIND_INTERNAL if attempts.defects < DEFECT_REPEATS:
+            case FailureKind.FAILURE_KIND_INTERNAL if (
+                not operation.writes and attempts.defects < DEFECT_REPEATS
+            ):
                 attempts.defects += 1
                 await self._pause(random.uniform(0, PAUSE_SECONDS * 2**attempts.defects), attempts, failed)  # noqa: S311
             case _:
