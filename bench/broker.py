@@ -114,7 +114,7 @@ async def _registry(broker: Broker) -> AsyncIterator[grpc.aio.Channel]:
         ids=RandomIds(),
         drain=0.1,
     )
-    server.add(broker_pb2_grpc.add_BrokerServiceServicer_to_server, BrokerServicer(broker))  # type: ignore[abstract]
+    server.add(broker_pb2_grpc.add_BrokerServiceServicer_to_server, BrokerServicer(broker))
     signed = TokenSigner(KEY, SystemClock()).sign(MAPPER, timedelta(minutes=30))
 
     async def token() -> str:

@@ -107,7 +107,7 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
             ProcessServicer(host, rollouts),
             ConnectionServicer(book, settings.public_url),  # type: ignore[abstract]
             EndpointServicer(picture, host),
-            BrokerServicer(broker),  # type: ignore[abstract]
+            BrokerServicer(broker),
             None if joins is None else TokenServicer(joins, host.knows),  # type: ignore[abstract]
         )
         checks: dict[str, Check] = {

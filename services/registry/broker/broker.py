@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 from foundation.clock import Clock, SystemClock
 from services.registry.broker.calling import READY_SECONDS, Calls
+from services.registry.broker.executing import Executing
 from services.registry.broker.failures import CallFailed
+from services.registry.broker.fetching import Fetching
+from services.registry.broker.looking import Looking
 from services.registry.broker.outcomes import Listener
 from services.registry.broker.preparing import checked
 from services.registry.broker.purse import EmptyPurse, Leased, Purse
@@ -14,6 +17,7 @@ from services.registry.broker.serving import Connections, Served
 from services.registry.broker.suspects import Suspects
 from services.registry.broker.transforming import Group, Transforming
 from services.registry.broker.trials import Patience, Trials
+from services.registry.broker.verifying import Verifying
 from services.registry.host.host import Host
 from services.registry.host.process import PluginProcess
 from tieline.common.v1.failure_pb2 import Failure
@@ -40,6 +44,10 @@ class Broker:
         self.calls = Calls(host, connections, purse, clock, listener)
         trials = Trials(self.calls, Suspects(clock), clock, patience)
         self._transforming = Transforming(self.calls, trials, clock, patience)
+        self.executing = Executing(self.calls)
+        self.looking = Looking(self.calls, clock)
+        self.fetching = Fetching(self.calls)
+        self.verifying = Verifying(self.calls)
 
     async def transform(
         self, groups: Sequence[Group], within: float = TRANSFORM_SECONDS

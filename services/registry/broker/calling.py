@@ -187,6 +187,10 @@ class Calls:
         propagate.inject(carrier)
         return {"timeout": max(0.0, seconds), "metadata": list(carrier.items())}
 
+    def hold(self, served: Served, operation: Operation, failure: Failure) -> None:
+        """What said so without failing: it waits as if it had."""
+        self._throttles.hold(served, operation.name, failure)
+
     def told(
         self, served: Served, version: str, operation: str, began: float, failure: Failure | None
     ) -> None:
