@@ -110,6 +110,44 @@ async def test_a_published_manifest_does_not_change_under_its_version(tmp_path: 
         assert published(opened, version="1.1.0").manifest.title == "another"
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong", "why"),
+    [
+        ("1.0.0", '1.0.0"', "it is not TOML"),
+        ("1.0.0", "1.0", "three numbers"),
+        ("title =", "titel =", "titel"),
+    ],
+)
+async def test_a_slip_in_a_manifest_does_not_end_what_serves(
+    tmp_path: Path, right: str, wrong: str, why: str
+) -> None:
+    folder = make_plugin(tmp_path / "p", "one")
+    whole = (folder / "plugin.toml").read_text()
+    async with hosting(tmp_path / "p") as host:
+        opened, process = host.catalogue, host.processes["one"]
+        async with process.call(60.0):
+            pid = process.pid
+        edit(folder, lambda text: text.replace(right, wrong))
+        await until(lambda: opened.content.problems, 30)
+        assert why in opened.content.problems[0].sentence
+        assert versions(opened) == ["1.0.0"]
+        (folder / "plugin.toml").write_text(whole)
+        await until(lambda: not opened.content.problems, 30)
+        async with host.processes["one"].call(60.0):
+            assert host.processes["one"].pid == pid
+
+
+async def test_what_nobody_may_look_at_blocks_nobody(tmp_path: Path) -> None:
+    make_plugin(tmp_path / "p", "one")
+    (tmp_path / "p" / "astray").symlink_to("x" * 300)  # to look there is an error, for root too
+    async with catalogue(tmp_path / "p") as opened:
+        assert versions(opened) == ["1.0.0"]
+        (problem,) = opened.content.problems
+        assert "astray/plugin.toml: it cannot be read" in problem.sentence
+        make_plugin(tmp_path / "p", "two")
+        await until(lambda: versions(opened, "two"), 30)
+
+
 async def test_the_digest_tells_of_every_file_and_of_nothing_that_tools_leave(tmp_path: Path) -> None:
     folder = make_plugin(tmp_path / "p", "one")
     async with catalogue(tmp_path / "p", look_seconds=3600) as opened:
@@ -298,6 +336,26 @@ async def test_what_is_not_what_the_lock_says_is_not_installed_and_blocks_nobody
         await until(lambda: host.processes.get("one"), 60)
         async with host.processes["one"].call(30):
             assert not published(host.catalogue).failure
+
+
+async def test_what_serves_goes_on_until_its_new_dependencies_are_there(tmp_path: Path) -> None:
+    folder = make_own(tmp_path / "p", "1.0.0", "a")
+    lock = folder / "lock.txt"
+    right = lock.read_text()
+    one = served("one")
+    async with hosting(tmp_path / "p") as host:
+        await until(lambda: host.processes.get("one"), 60)
+        process, broker = host.processes["one"], Broker(host, FixedConnections(one))
+        assert titles((await broker.transform([group(one, "x")]))[0]) == ["own 1.0.0 x"]
+        lock.write_text("nothing-that-is\n")
+        await until(lambda: host.catalogue.content.problems, 60)
+        assert "what was installed before is used until then" in host.catalogue.content.problems[0].sentence
+        assert host.processes["one"] is process
+        assert titles((await broker.transform([group(one, "x")]))[0]) == ["own 1.0.0 x"]
+        lock.write_text(right + "# the same\n")
+        await until(lambda: not host.catalogue.content.problems, 60)
+        assert host.processes["one"] is process
+        assert process.starts == 1
 
 
 @pytest.mark.parametrize(
