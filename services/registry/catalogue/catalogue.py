@@ -68,6 +68,11 @@ class Published:
         return self.status != Manifest.STATUS_INACTIVE and self.environment is not None and not self.failure
 
     @property
+    def pending(self) -> bool:
+        """Not known yet whether it can be started."""
+        return self.status != Manifest.STATUS_INACTIVE and self.environment is None and not self.failure
+
+    @property
     def runs_elsewhere(self) -> bool:
         """It joins by itself; nobody starts it here."""
         return self.manifest.runtime.WhichOneof("kind") != "process"
@@ -129,9 +134,10 @@ class Catalogue:
         for installation in self._installed.values():
             await end(installation.task)
 
-    async def turned(self) -> None:
-        """Wait for the next change."""
-        await self._turned.wait()
+    async def turned(self, known: Content) -> None:
+        """Wait until it is another than this one."""
+        while self.content is known:
+            await self._turned.wait()
 
     async def rescan(self) -> tuple[list[Published], list[Published]]:
         """Look now; what was added and what was removed since the last look. What failed is tried again."""

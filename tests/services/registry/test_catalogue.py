@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
 import shutil
 import zipfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -277,6 +278,62 @@ async def test_each_version_has_its_own_dependencies_in_its_own_environment(tmp_
         results = await broker.transform([group(old, "x"), group(new, "x")])
         assert [titles(result) for result in results] == [["own 1.0.0 x"], ["own 2.0.0 x"]]
         assert [result.plugin_version for result in results] == ["1.0.0", "2.0.0"]
+
+
+async def test_who_is_installed_sooner_does_not_serve_in_place_of_who_was_chosen(tmp_path: Path) -> None:
+    make_own(tmp_path / "p", "1.0.0", "a")
+    make_plugin(tmp_path / "p", "one", version="2.0.0", folder="b")
+    ledger, chosen = HeldLedger(SystemClock()), Version.parse("1.0.0")
+    await ledger.serve("one", chosen)
+    async with hosting(tmp_path / "p", ledger=ledger) as host:
+        assert published(host.catalogue).pending
+        await until(lambda: host.serving("one"), 60)
+        assert host.serving("one") == chosen
+    assert await ledger.tracks() == {"one": chosen}
+
+
+async def test_what_cannot_be_started_any_more_is_not_said_to_serve(tmp_path: Path) -> None:
+    make_plugin(tmp_path / "p", "one")
+    key = ("one", Version.parse("1.0.0"))
+    async with hosting(tmp_path / "p") as host:
+        assert host.serving("one")
+        await host.catalogue.override(key, Manifest.STATUS_INACTIVE, "1")
+        await until(lambda: host.serving("one") is None, 30)
+
+
+class Absent(HeldLedger):
+    """Knows which versions there are, and for a while not which serve."""
+
+    away = True
+
+    async def tracks(self) -> Mapping[str, Version]:
+        if self.away:
+            raise Problem(Code.DEPENDENCY_UNAVAILABLE, what="the database")
+        return await super().tracks()
+
+
+async def test_nothing_is_chosen_while_nobody_knows_what_was_chosen_before(tmp_path: Path) -> None:
+    make_plugin(tmp_path / "p", "one")
+    make_plugin(tmp_path / "p", "one", version="2.0.0", folder="b")
+    ledger, chosen = Absent(SystemClock()), Version.parse("1.0.0")
+    await ledger.serve("one", chosen)
+    async with hosting(tmp_path / "p", ledger=ledger) as host:
+        assert host.catalogue.content.versions("one")
+        assert host.serving("one") is None
+        ledger.away = False
+        make_plugin(tmp_path / "p", "two")
+        await until(lambda: host.serving("one"), 30)
+        assert host.serving("one") == chosen
+
+
+async def test_a_change_is_not_missed_by_who_was_busy_when_it_came(tmp_path: Path) -> None:
+    make_plugin(tmp_path / "p", "one")
+    async with catalogue(tmp_path / "p", look_seconds=3600) as opened:
+        known = opened.content
+        make_plugin(tmp_path / "p", "two")
+        await opened.rescan()
+        async with asyncio.timeout(30):
+            await opened.turned(known)
 
 
 async def test_its_own_dependencies_are_there_for_a_confined_plugin_too(tmp_path: Path) -> None:
