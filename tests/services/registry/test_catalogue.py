@@ -308,7 +308,7 @@ class Absent(HeldLedger):
 
     async def tracks(self) -> Mapping[str, Version]:
         if self.away:
-            raise Problem(Code.DEPENDENCY_UNAVAILABLE, what="the database")
+            raise Problem(Code.DEPENDENCY_UNAVAILABLE, dependency="the database", why="test")
         return await super().tracks()
 
 
