@@ -22,6 +22,7 @@ HOLD_BULK = 50_000
 class InboxServicer(InboxServiceServicer):
     def __init__(self, inbox: Inbox, pressure: PressureStore, accepted: asyncio.Event, clock: Clock) -> None:
         self._clock = clock
+        self.hold_bulk = HOLD_BULK
         self._inbox = inbox
         self._pressure = pressure
         self._accepted = accepted
@@ -56,5 +57,5 @@ class InboxServicer(InboxServiceServicer):
         for priority, waiting, oldest in await self._pressure.waiting():
             lane = response.lanes.add(priority=Priority.ValueType(priority), waiting=waiting)
             lane.oldest.FromNanoseconds(int(oldest * 1e9))
-        response.hold_bulk = sum(lane.waiting for lane in response.lanes) > HOLD_BULK
+        response.hold_bulk = sum(lane.waiting for lane in response.lanes) > self.hold_bulk
         return response
