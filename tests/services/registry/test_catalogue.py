@@ -300,6 +300,14 @@ async def test_what_is_not_what_the_lock_says_is_not_installed_and_blocks_nobody
             assert not published(host.catalogue).failure
 
 
+async def test_a_lock_without_hashes_is_no_lock(tmp_path: Path) -> None:
+    folder = make_own(tmp_path / "p", "1.0.0", "a")
+    (folder / "lock.txt").write_text("--no-index\n--find-links .\nours==1.0.0\n")
+    async with catalogue(tmp_path / "p") as opened:
+        await until(lambda: published(opened).failure, 60)
+        assert "hash" in published(opened).failure
+
+
 @pytest.mark.parametrize(
     ("programs", "why"),
     [
