@@ -99,6 +99,26 @@ async def test_every_launch_has_a_socket_of_its_own(tmp_path: Path) -> None:
         assert not second.prepared
 
 
+async def test_every_launch_has_a_scratch_of_its_own_and_takes_it_along(tmp_path: Path) -> None:
+    note = 'open(os.environ["TIELINE_PLUGIN_SCRATCH"] + "/mine", "x").close()'
+    folder = make_plugin(tmp_path, "one", before=note, rest="[scratch]\nquota_bytes = 1000000")
+    async with hosting(tmp_path) as host:
+        old = host.processes["one"]
+        async with old.call(60.0) as launch:
+            scratches = launch.socket.parents[1]
+            (first,) = scratches.glob("scratch-*")
+            (folder / "more.py").write_text("x = 1")
+            await until(lambda: old.outdated, 30)
+            new = await host.restart(old)
+            async with new.call(60.0):
+                assert (first / "mine").exists(), "the old one still works in its own"
+        await until(lambda: list(host.everything()) == [new], 60)
+        await until(lambda: not first.exists(), 30)
+        os.kill(new.pid or 0, signal.SIGKILL)
+        await until(lambda: new.starts == 2 and new.state is State.READY, 60)
+        await until(lambda: len(list(scratches.glob("scratch-*/mine"))) == 1, 30)
+
+
 async def test_an_inactive_plugin_is_not_started(tmp_path: Path) -> None:
     file = make_plugin(tmp_path, "one") / "plugin.toml"
     file.write_text(file.read_text().replace('"active"', '"inactive"'))
