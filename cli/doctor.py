@@ -31,7 +31,11 @@ from foundation.process.errors import ProcessError
 from foundation.process.lock import holders
 from foundation.process.ports import Port
 from tieline.registry.v1 import catalogue_pb2_grpc
-from tieline.registry.v1.catalogue_pb2 import ListManifestProblemsRequest
+from tieline.registry.v1.catalogue_pb2 import (
+    ListManifestProblemsRequest,
+    ListPluginsRequest,
+    ListPluginVersionsRequest,
+)
 from tieline.registry.v1.processes_pb2 import Process
 
 LITTLE_SPACE = 1024**3
@@ -217,6 +221,11 @@ async def _plugins(options: argparse.Namespace) -> list[Finding]:
     async with client(options) as installation:
         catalogue = catalogue_pb2_grpc.CatalogueServiceStub(installation.registry)
         refused = await catalogue.ListManifestProblems(ListManifestProblemsRequest(page_size=PAGE))
+        plugins = await catalogue.ListPlugins(ListPluginsRequest(page_size=PAGE))
+        versions = [
+            await catalogue.ListPluginVersions(ListPluginVersionsRequest(parent=one.name, page_size=PAGE))
+            for one in plugins.plugins
+        ]
         running = await processes_of(installation, "plugins/-")
     found = [
         Finding(
@@ -227,6 +236,12 @@ async def _plugins(options: argparse.Namespace) -> list[Finding]:
         )
         for problem in refused.manifest_problems
     ]
+    for version in (version for page in versions for version in page.plugin_versions):
+        if version.HasField("failure"):
+            _, name, _, number = version.name.split("/")
+            remedy = "It is tried again by itself, and at once by `tieline plugin rescan`."
+            text = version.failure.message
+            found.append(Finding(f"plugin {name} {number}", fine=False, text=text, remedy=remedy))
     for process in running:
         fine = process.state in (Process.STATE_READY, Process.STATE_STARTING, Process.STATE_DRAINING)
         name = process.name.split("/")[1]

@@ -44,9 +44,11 @@ class Operator:
 async def test_the_life_of_a_plugin_from_the_command_line(short_dir: Path) -> None:
     plugins = short_dir / "plugins"
     make_plugin(plugins, "broken", before="sys.exit('no luck today')")
+    make_plugin(plugins, "lonely", rest='[dependencies]\nnobody = ">=1"')
     async with up(short_dir / "data", "--http", "127.0.0.1:0", "--plugins", str(plugins)):
         operator = Operator(short_dir / "data")
-        assert await operator.names() == ["plugins/broken", "plugins/github"]
+        assert await operator.names() == ["plugins/broken", "plugins/github", "plugins/lonely"]
+        assert not (await operator.plugin("show", "lonely")).get("default_version"), "it serves nobody"
 
         folder = make_plugin(plugins, "greeter")
         (make_plugin(plugins, "wrong") / "plugin.toml").write_text('name = "wrong"\nversion = "1"\n')
@@ -104,6 +106,7 @@ async def _about_a_broken_one(operator: Operator, data: Path) -> None:
     ended, out, _ = await tieline("doctor", "--data", str(data))
     assert ended == 1
     assert "BAD plugin broken: in quarantine" in out
+    assert "BAD plugin lonely 1.0.0: what it needs is not there: nobody: >=1" in out
     (released,) = (await operator.plugin("release", "broken"))["items"]
     assert released["state"] == "STATE_STARTING"
     decided = await operator.plugin("status", "broken", "1.0.0", "inactive")

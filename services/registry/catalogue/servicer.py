@@ -102,7 +102,7 @@ class CatalogueServicer(catalogue_pb2_grpc.CatalogueServiceServicer):
         versions = self._versions(name)
         serving = self._host.serving(name)
         newest = self._catalogue.content.newest(name)
-        default = serving or (newest.version if newest else None)
+        default = serving or (newest.version if newest and newest.startable else None)
         return pb.Plugin(
             name=f"plugins/{name}",
             title=versions[0].manifest.title,
