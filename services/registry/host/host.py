@@ -85,6 +85,8 @@ class Host:
         self._serving: dict[str, Version] = {}
         self._ending: dict[PluginProcess, asyncio.Task[None]] = {}
         self._reconciled = Content()
+        self.held: set[Key] = set()
+        """Versions that somebody may return to at any moment: idle or not, their processes stay."""
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -247,7 +249,8 @@ class Host:
             log.warning("which version serves is not remembered", plugin=plugin, why=str(away))
 
     def _is_idle(self, slot: Slot, process: PluginProcess) -> bool:
-        if not slot.cell and self._serving.get(slot.plugin) == slot.version:
+        serves = self._serving.get(slot.plugin) == slot.version or slot.key in self.held
+        if serves and not slot.cell:
             return False
         return not process.calls_in_flight and self._clock.monotonic() - process.idle_since > IDLE_SECONDS
 

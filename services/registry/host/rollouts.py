@@ -117,6 +117,7 @@ class Rollouts:
         name = f"plugins/{plugin}/rollouts/{secrets.token_hex(8)}"
         rollout = Rollout(name, plugin, origin, target, observation)
         self._rollouts[name] = rollout
+        self._host.held |= {(plugin, origin), (plugin, target)}
         while len(self._rollouts) > KEPT and next(iter(self._rollouts.values())).stage in OVER:
             self._rollouts.popitem(last=False)
         task = asyncio.create_task(self._run(rollout), name=f"upgrade {plugin}")
@@ -164,6 +165,7 @@ class Rollouts:
             await self._roll_back(rollout, _failure("DEFECT", f"the upgrade failed ({type(error).__name__})"))
         else:
             rollout.stage = Stage.DONE
+            self._let_go(rollout)
             self._host.retire(rollout.plugin, rollout.origin)
             log.info("a plugin's upgrade is done", plugin=rollout.plugin, version=str(rollout.target))
 
@@ -199,7 +201,11 @@ class Rollouts:
         if self._host.serving(rollout.plugin) == rollout.target:
             await self._host.shift(rollout.plugin, rollout.origin)
         rollout.stage, rollout.failure = Stage.ROLLED_BACK, failure
+        self._let_go(rollout)
         self._host.retire(rollout.plugin, rollout.target)
+
+    def _let_go(self, rollout: Rollout) -> None:
+        self._host.held -= {(rollout.plugin, rollout.origin), (rollout.plugin, rollout.target)}
 
 
 def _trouble(process: PluginProcess) -> str:

@@ -200,6 +200,25 @@ async def test_one_whose_folder_vanishes_while_it_is_observed_is_taken_back(tmp_
         assert await it.say() == ["x"]
 
 
+async def test_the_old_version_stays_while_the_new_one_is_observed_however_idle_it_was(
+    tmp_path: Path,
+) -> None:
+    async with playing(tmp_path) as it:
+        await it.say()
+        old = it.host.processes["it"]
+        pid = old.pid
+        rollout = it.rollouts.start("it", TWO, LONG)
+        await until(lambda: rollout.stage is Stage.OBSERVING, 60)
+        old.idle_since -= 3600.0
+        make_plugin(tmp_path, "more")
+        await until(lambda: "more" in it.host.processes, 30)
+        assert old in it.host.everything()
+        await it.rollouts.cancel(rollout.name)
+        assert it.host.processes["it"] is old
+        assert (await it.say(), old.pid) == (["x"], pid)
+        assert not it.host.held
+
+
 async def test_what_cannot_be_upgraded_is_refused(tmp_path: Path) -> None:
     async with playing(tmp_path) as it:
         refusals: list[tuple[Callable[[], object], Code]] = [
