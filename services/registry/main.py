@@ -108,7 +108,7 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
             ConnectionServicer(book, settings.public_url),  # type: ignore[abstract]
             EndpointServicer(picture, host),
             BrokerServicer(broker),
-            None if joins is None else TokenServicer(joins, host.knows),  # type: ignore[abstract]
+            None if joins is None else TokenServicer(joins, host.versions),  # type: ignore[abstract]
         )
         checks: dict[str, Check] = {
             "postgres": partial(check_schema, own),

@@ -7,7 +7,7 @@ processes that somebody wants apart. What the catalogue gains or loses is starte
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol, Self
@@ -115,8 +115,9 @@ class Host:
         yield from self._slots.values()
         yield from self._ending
 
-    def knows(self, plugin: str) -> bool:
-        return plugin in self.catalogue.content.names()
+    def versions(self, plugin: str) -> Sequence[Published]:
+        """Newest first; empty: there is no such plugin."""
+        return self.catalogue.content.versions(plugin)
 
     def serving(self, plugin: str) -> Version | None:
         """The version that serves whoever pins none."""

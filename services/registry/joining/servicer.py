@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from foundation.errors import Code, Problem
 from foundation.identity.names import parse
 from foundation.rpc.call import ServicerContext
+from services.registry.catalogue.catalogue import Published
 from services.registry.joining.book import JoinBook
 from tieline.registry.v1 import joining_pb2 as pb
 from tieline.registry.v1 import joining_pb2_grpc
@@ -19,15 +20,20 @@ Holder = Callable[[ServicerContext], str | None]
 class TokenServicer(joining_pb2_grpc.JoinServiceServicer):
     """For people, on the registry's API. All else of JoinService is served over TLS alone."""
 
-    def __init__(self, book: JoinBook, is_known: Callable[[str], bool]) -> None:
-        self._book, self._is_known = book, is_known
+    def __init__(self, book: JoinBook, versions: Callable[[str], Sequence[Published]]) -> None:
+        self._book, self._versions = book, versions
 
     async def CreateJoinToken(
         self, request: pb.CreateJoinTokenRequest, _: ServicerContext
     ) -> pb.CreateJoinTokenResponse:
         (plugin,) = parse("plugins/*", request.plugin, "plugin")
-        if not self._is_known(plugin):
+        versions = self._versions(plugin)
+        if not versions:
             raise Problem(Code.NOT_FOUND, what=f"plugin {plugin}")
+        if not any(version.runs_elsewhere for version in versions):
+            # It would be let in, and never be called.
+            why = "its manifest says that it is started here"
+            raise Problem(Code.STATE_REFUSES, what=f"plugin {plugin}", wanted="joined", why=why)
         token, expire_time = await self._book.create_token(plugin, request.version_range)
         answer = pb.CreateJoinTokenResponse(
             join_token=token, ca_certificates=self._book.authority.certificate

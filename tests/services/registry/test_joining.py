@@ -302,6 +302,8 @@ async def test_a_token_lets_one_plugin_in_once(place: Place) -> None:
     with pytest.raises(Problem) as caught:
         await place.token(plugin="absent")
     assert caught.value.code is Code.NOT_FOUND
+    with pytest.raises(Problem, match="its manifest says that it is started here"):
+        await place.token(plugin="github")
 
 
 async def test_a_certificate_speaks_for_its_process_alone_and_no_longer_than_it_is_known(
