@@ -199,6 +199,8 @@ def _about_process(process: Process) -> Iterator[str]:
         f"    version {process.plugin_version}, {f'pid {process.pid}, ' if process.pid else ''}{held}"
         f"started {process.starts} times, sandbox {sandbox}"
     )
+    if process.HasField("next_start_time"):
+        yield f"    starts again {process.next_start_time.ToJsonString()}"
     for crash in process.crashes:
         yield f"    crashed {crash.time.ToJsonString()}: {_cause(crash)}"
         yield from (f"      | {line}" for line in crash.output_tail.splitlines()[-8:])

@@ -8,18 +8,22 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
+from foundation.clock import SystemClock
+from foundation.process.restart import RestartPolicy
 from foundation.process.supervised import State
 from foundation.process.testing import alive, gone, until
 from services.registry.catalogue.describing import difference
 from services.registry.host.process import PluginDown, PluginProcess
 from services.registry.host.socket_room import PREFIX, socket_room
-from tests.services.registry.plugins import hosting, make_plugin
+from services.registry.host.watchdog import Patience
+from tests.services.registry.plugins import hosting, make_plugin, served
 from tieline.plugin.v1.manifest_pb2 import Manifest
 
 NO_PROOF = 'os.environ["TIELINE_PLUGIN_NONCE"] = "AAAA"'
@@ -117,6 +121,42 @@ async def test_every_launch_has_a_scratch_of_its_own_and_takes_it_along(tmp_path
         os.kill(new.pid or 0, signal.SIGKILL)
         await until(lambda: new.starts == 2 and new.state is State.READY, 60)
         await until(lambda: len(list(scratches.glob("scratch-*/mine"))) == 1, 30)
+
+
+async def test_who_keeps_more_than_its_quota_in_its_scratch_is_ended(tmp_path: Path) -> None:
+    hoard = 'open(os.environ["TIELINE_PLUGIN_SCRATCH"] + "/hoard", "wb").write(b"x" * 3 * 1024 * 1024)'
+    make_plugin(tmp_path, "one", before=hoard, rest="[scratch]\nquota_bytes = 1048576")
+    async with hosting(tmp_path, patience=Patience(look_seconds=0.1)) as host:
+        process = host.processes["one"]
+        await until(lambda: process.crashes, 60)
+        assert "it kept 3 MiB in its scratch folder, and 1 MiB is its quota" in process.trouble
+
+
+async def test_a_process_apart_ends_after_a_while_without_calls(tmp_path: Path) -> None:
+    make_plugin(tmp_path, "one")
+    async with hosting(tmp_path) as host:
+        shared, apart = host.processes["one"], host.route(served("one", cell="acme"))
+        assert apart is not None
+        async with apart.call(60.0):
+            apart.idle_since -= 3600.0
+            make_plugin(tmp_path, "two")
+            await until(lambda: "two" in host.processes, 30)
+            assert apart in host.everything(), "a call is under way"
+        for process in (shared, apart):
+            process.idle_since -= 3600.0
+        make_plugin(tmp_path, "three")
+        await until(lambda: apart not in host.everything(), 60)
+        assert host.processes["one"] is shared
+
+
+async def test_it_is_told_when_a_dead_one_is_started_again(tmp_path: Path) -> None:
+    make_plugin(tmp_path, "one", before="sys.exit(1)")
+    async with hosting(tmp_path, policy=RestartPolicy(base=600.0, cap=600.0)) as host:
+        process = host.processes["one"]
+        before = SystemClock().now()
+        await until(lambda: process.state is State.WAITING and len(process.crashes) == 2, 60)
+        assert process.next_start is not None
+        assert before < process.next_start <= SystemClock().now() + timedelta(seconds=600)
 
 
 async def test_an_inactive_plugin_is_not_started(tmp_path: Path) -> None:
