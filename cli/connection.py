@@ -21,6 +21,7 @@ from tieline.registry.v1.connections_pb2 import (
     ListConnectionsRequest,
     SlotBinding,
 )
+from tieline.registry.v1.processes_pb2 import ISOLATION_PER_TENANT, ISOLATION_UNSPECIFIED
 
 
 def arguments(verb: argparse.ArgumentParser) -> None:
@@ -36,6 +37,15 @@ def arguments(verb: argparse.ArgumentParser) -> None:
         help="a credential of the tenant for a slot of the plugin, as in webhook=github-secret",
     )
     create.add_argument("--settings", default="", metavar="FILE", help="JSON; `-` reads stdin")
+    create.add_argument(
+        "--plugin-versions", default="", metavar="RANGE", help="stay within these versions: >=1.2,<2"
+    )
+    create.add_argument(
+        "--isolation",
+        choices=("shared", "per-tenant"),
+        default="shared",
+        help="whether the tenant shares the plugin's process with others",
+    )
     create.add_argument("--title", default="", help="for people")
     create.add_argument("--validate-only", action="store_true", help="check everything, change nothing")
     actions.add_parser("show", help="show one").add_argument("id")
@@ -73,6 +83,8 @@ def _wanted(options: argparse.Namespace, parent: str) -> Connection:
         title=options.title,
         plugin=f"plugins/{options.plugin.removeprefix('plugins/')}",
         settings=_settings(options.settings),
+        version_range=options.plugin_versions,
+        isolation=ISOLATION_PER_TENANT if options.isolation == "per-tenant" else ISOLATION_UNSPECIFIED,
         credentials=[_binding(text, parent) for text in options.credential],
     )
 

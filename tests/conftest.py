@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from foundation.process.confined import unconfinable
+
 ROOT = Path(__file__).resolve().parent.parent
 
 pytest_plugins = ["tests.properties", "tests.second_look"]
@@ -21,6 +23,7 @@ ACCOUNTED_SKIPS: dict[str, str] = {
     "only root may mount": "a full disk is shown on a small file system, which an ordinary user cannot mount",
     "the README's steps need": "curl and openssl play GitHub's part in it",
     "GitHub's published examples cannot be fetched": "there is no npm, or no registry to ask",
+    "there is no npm on this machine": "a plugin of Node is installed with npm, where that is",
     "there is no strace": "system calls are looked at with strace where it is installed",
     "this machine confines no process": "containers often forbid namespaces",
     "this machine lets nobody trace": "containers often forbid ptrace",
@@ -49,6 +52,23 @@ def prove(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
 def found(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Let a proof say what it did and what it found; the summary shows it."""
     return lambda text: request.node.user_properties.append(("found", text))
+
+
+FORBIDDEN = (
+    "namespaces of its own are not to be had",
+    "it takes Linux 5.12",
+    "Linux 6.12 rules that out",
+    "no other user can be put on the map",
+)
+"""Why a machine may truly confine nothing. Any other reason is a defect of ours, and no test is skipped for it."""
+
+
+@pytest.fixture
+async def confinable() -> None:
+    why = await unconfinable()
+    if any(words in why for words in FORBIDDEN):
+        pytest.skip(f"this machine confines no process: {why}")
+    assert not why
 
 
 @pytest.fixture

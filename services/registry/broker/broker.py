@@ -59,16 +59,20 @@ class Broker:
         """Have the plugin take a revision; None when it did. With `validate_only` it only looks."""
         try:
             process = self.calls.route(served)
+            if not validate_only:
+                return await self.prepare(process, served)
             async with self.calls.life(process, served.connection, READY_SECONDS) as launch:
-                return await self.calls.preparation.initialize(launch, served, validate_only=validate_only)
+                return await self.calls.preparation.validate(launch, served)
         except CallFailed as failed:
             return failed.failure
 
     async def prepare(self, process: PluginProcess, served: Served) -> Failure | None:
         """Have this very process hold the instance, whichever process its calls go to now."""
+        preparation = self.calls.preparation
+        alone = preparation.wants_to_be_alone(process, served)
         try:
-            async with self.calls.life(process, served.connection, READY_SECONDS) as launch:
-                return await self.calls.preparation.initialize(launch, served)
+            async with self.calls.life(process, served.connection, READY_SECONDS, alone=alone) as launch:
+                return await preparation.initialize(process, launch, served, alone=alone)
         except CallFailed as failed:
             return failed.failure
 
@@ -77,7 +81,7 @@ class Broker:
         preparation = self.calls.preparation
         try:
             async with self.calls.life(process, served.connection, READY_SECONDS) as launch:
-                if failure := await preparation.initialize(launch, served):
+                if failure := await preparation.initialize(process, launch, served):
                     return failure
                 held = await preparation.authenticate(process, launch, served)
                 versions = [one.version for one in held.values() if isinstance(one, Leased)]
@@ -96,7 +100,7 @@ class Broker:
         try:
             process = self.calls.route(served)
             async with self.calls.life(process, served.connection, within) as launch:
-                failure = await preparation.initialize(launch, served, within)
+                failure = await preparation.initialize(process, launch, served, within)
                 if failure is not None:
                     return failure
                 return await preparation.probe(process, launch, served, (slot, entry), within)

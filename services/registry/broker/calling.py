@@ -14,11 +14,10 @@ as the contract says and while there is time.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from grpc import StatusCode
@@ -30,6 +29,8 @@ from foundation.rpc.streams import Answers, streaming
 from services.registry.broker import failures
 from services.registry.broker.circuits import Circuits, Result, result_of
 from services.registry.broker.failures import CallFailed
+from services.registry.broker.mending import Attempts, Mending
+from services.registry.broker.operations import Answer, Operation, Reach
 from services.registry.broker.outcomes import Deaf, Listener, Outcome
 from services.registry.broker.preparing import Preparation, context
 from services.registry.broker.purse import Leased, Purse
@@ -41,66 +42,12 @@ from services.registry.host.host import Host
 from services.registry.host.launch import Launch
 from services.registry.host.process import CALLS_IN_FLIGHT, PluginDown, PluginProcess
 from tieline.common.v1.failure_pb2 import Effect, Failure, FailureKind
-from tieline.credentials.v1.leases_pb2 import ReportRefusalResponse
-from tieline.plugin.v1 import plugin_pb2_grpc
-from tieline.plugin.v1.instance_pb2 import InstanceContext
 from tieline.registry.v1.broker_pb2 import ConnectionRef
 
 READY_SECONDS = 5.0
 """How long a call waits for a process that is being started again; longer outages are the caller's to wait out."""
-MARGIN_SECONDS = 0.2
-"""What a call keeps of its caller's time, to say how it ended."""
-DEFECT_REPEATS = 2
-PATIENCE = 5
-"""How often one call waits for its provider."""
-PAUSE_SECONDS = 0.2
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Operation:
-    """What is asked of a plugin; circuits and throttles know it by its name."""
-
-    name: str
-    """`FetchData/issues`, `Execute/comment`."""
-    writes: bool = False
-    """It may change something at the provider, so it is repeated only where it surely has not."""
-    slot: str = ""
-    """The slot that it calls with; empty: it calls nobody and gets no credential."""
-    entry: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """A process that is ready for one call, and what belongs into the request."""
-
-    stub: plugin_pb2_grpc.PluginServiceAsyncStub
-    context: InstanceContext
-    options: dict[str, Any]
-    """Deadline and trace, for the stub."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer(Generic[T]):
-    message: T
-    plugin_version: str
-    revision: int
-
-
-@dataclass(slots=True)
-class Attempts:
-    """What was tried already, so that each remedy is used as often as the contract says."""
-
-    ends: float
-    prepared: bool = False
-    refreshed: bool = False
-    defects: int = 0
-    waits: int = 0
-    launch: Launch | None = None
-    """The life that was called last."""
-    used: dict[tuple[str, str], Leased] = field(default_factory=dict)
-    """The credentials that the call went out with."""
 
 
 class Calls:
@@ -112,11 +59,12 @@ class Calls:
         clock: Clock,
         listener: Listener | None = None,
     ) -> None:
-        self._host, self._connections, self._purse, self._clock = host, connections, purse, clock
+        self._host, self._connections, self._clock = host, connections, clock
         self._listener: Listener = Deaf() if listener is None else listener
-        self.preparation = Preparation(purse)
+        self.preparation = Preparation(purse, clock)
         self.circuits = Circuits(clock)
         self._throttles = Throttles(clock)
+        self._mending = Mending(self.preparation, self._throttles, purse, clock)
         self._turns: WeakKeyDictionary[PluginProcess, Turns] = WeakKeyDictionary()
         self._streams = AllStreams()
 
@@ -129,15 +77,15 @@ class Calls:
     ) -> Answer[T]:
         """Raises CallFailed with what is to be said to the caller."""
         served, process = await self.find(ref)
-        attempts = self._attempts(within)
-        await self._wait_out_throttle(served, operation, attempts)
+        attempts = Attempts.within(within, self._clock)
+        await self._mending.wait_out_throttle(served, operation, attempts)
         while True:
             try:
                 async with self._reaching(served, process, operation, attempts) as reach:
                     message = await ask(reach)
                 return Answer(message, process.manifest.version, served.revision)
             except CallFailed as failed:
-                await self._mend(served, operation, attempts, failed)
+                await self._mending.mend(served, operation, attempts, failed)
 
     async def stream(
         self,
@@ -151,8 +99,8 @@ class Calls:
         Once a frame came, nothing is repeated: the caller knows where to go on.
         """
         served, process = await self.find(ref)
-        attempts = self._attempts(within)
-        await self._wait_out_throttle(served, operation, attempts)
+        attempts = Attempts.within(within, self._clock)
+        await self._mending.wait_out_throttle(served, operation, attempts)
         begun = False
         streams = self._streams.of(process)
         while True:
@@ -169,7 +117,7 @@ class Calls:
             except CallFailed as failed:
                 if begun:
                     raise
-                await self._mend(served, operation, attempts, failed)
+                await self._mending.mend(served, operation, attempts, failed)
             else:
                 return
 
@@ -267,10 +215,11 @@ class Calls:
         way = self.admitted((served.connection, operation.name), operation.name)
         alive = self.admitted(process, f"the plugin {process.name}")
         with way as of_way, alive as of_process:
-            async with self.life(process, served.connection, self._left(attempts)) as launch:
+            alone = self.preparation.wants_to_be_alone(process, served)
+            async with self.life(process, served.connection, attempts.left, alone=alone) as launch:
                 began = self._clock.monotonic()
                 try:
-                    reach = await self._ready(served, process, launch, operation, attempts)
+                    reach = await self._ready(served, process, launch, operation, attempts, alone=alone)
                     try:
                         yield reach
                     except AioRpcError as failed:
@@ -278,9 +227,10 @@ class Calls:
                 except CallFailed as failed:
                     if failed.failure.kind == FailureKind.FAILURE_KIND_RATE_LIMITED:
                         self._throttles.hold(served, operation.name, failed.failure)
-                    of_way.result = result_of(failed.failure)
-                    of_process.result = of_way.result if failed.bare else Result.GOOD
-                    self.told(served, process.manifest.version, operation.name, began, failed.failure)
+                    if not failed.ours:
+                        of_way.result = result_of(failed.failure)
+                        of_process.result = of_way.result if failed.bare else Result.GOOD
+                        self.told(served, process.manifest.version, operation.name, began, failed.failure)
                     raise
                 process.proved()
                 of_way.result = of_process.result = Result.GOOD
@@ -293,10 +243,12 @@ class Calls:
         launch: Launch,
         operation: Operation,
         attempts: Attempts,
+        *,
+        alone: bool,
     ) -> Reach:
         try:
-            async with asyncio.timeout(self._left(attempts)):
-                return await self._prepare(served, process, launch, operation, attempts)
+            async with asyncio.timeout(attempts.left):
+                return await self._prepare(served, process, launch, operation, attempts, alone=alone)
         except TimeoutError:
             why = "the plugin was not made ready in time"
             raise _unreached(failures.transient("NOT_READY", why)) from None
@@ -308,8 +260,10 @@ class Calls:
         launch: Launch,
         operation: Operation,
         attempts: Attempts,
+        *,
+        alone: bool,
     ) -> Reach:
-        failure = await self.preparation.initialize(launch, served)
+        failure = await self.preparation.initialize(process, launch, served, alone=alone)
         if failure is not None:
             raise _unreached(failure)
         attempts.launch, attempts.used = launch, {}
@@ -318,7 +272,7 @@ class Calls:
             _demand_credential(contents, process, operation)
             attempts.used = {slot: one for slot, one in contents.items() if isinstance(one, Leased)}
         versions = [one.version for one in attempts.used.values()]
-        return Reach(launch.stub, context(served, versions), self.options(self._left(attempts)))
+        return Reach(launch.stub, context(served, versions), self.options(attempts.left))
 
     async def _read(
         self, process: PluginProcess, launch: Launch, operation: Operation, failed: AioRpcError
@@ -338,72 +292,6 @@ class Calls:
             read.failure.effect = Effect.EFFECT_UNKNOWN
         return read
 
-    async def _mend(
-        self, served: Served, operation: Operation, attempts: Attempts, failed: CallFailed
-    ) -> None:
-        """Returns where the call is to be made again; raises what is to be said where it is not."""
-        failure = failed.failure
-        if operation.writes and failure.effect != Effect.EFFECT_NONE:
-            if failure.kind == FailureKind.FAILURE_KIND_AUTH_FAILED:
-                await self._refresh(attempts, failure)  # not for this call: for the next one
-            raise failed
-        match failure.kind:
-            case FailureKind.FAILURE_KIND_NOT_PREPARED:
-                if attempts.prepared:
-                    why = "the plugin forgets what it was just given"
-                    raise CallFailed(failures.untouched(failures.internal("NOT_PREPARED", why))) from None
-                attempts.prepared = True
-                if attempts.launch is not None:
-                    self.preparation.forget(attempts.launch, served)
-            case FailureKind.FAILURE_KIND_AUTH_FAILED if attempts.used:
-                refreshed = await self._refresh(attempts, failure)
-                if attempts.refreshed or not refreshed:
-                    raise failed
-                attempts.refreshed = True
-            case FailureKind.FAILURE_KIND_RATE_LIMITED if attempts.waits < PATIENCE:
-                attempts.waits += 1
-                await self._wait_out_throttle(served, operation, attempts)
-            case FailureKind.FAILURE_KIND_INTERNAL if (
-                not operation.writes and attempts.defects < DEFECT_REPEATS
-            ):
-                attempts.defects += 1
-                await self._pause(random.uniform(0, PAUSE_SECONDS * 2**attempts.defects), attempts, failed)  # noqa: S311
-            case _:
-                raise failed
-
-    async def _refresh(self, attempts: Attempts, failure: Failure) -> bool:
-        """The provider refused a credential: whether there is reason to try again."""
-        refused = _refused(attempts, failure)
-        if refused is None:
-            return False
-        if 0 < failure.credential_version.version < refused.version.version:
-            return True  # it went out with an older one than we hold
-        answer = await self._purse.refused(refused, failure)
-        if answer.advice == ReportRefusalResponse.ADVICE_WAIT:
-            seconds = answer.retry_after.ToTimedelta().total_seconds()
-            await self._pause(seconds, attempts, CallFailed(failure))
-            return True
-        return answer.advice == ReportRefusalResponse.ADVICE_REACQUIRE
-
-    async def _wait_out_throttle(self, served: Served, operation: Operation, attempts: Attempts) -> None:
-        remaining = self._throttles.remaining(served, operation.name)
-        if remaining:
-            why = f"the provider asks for patience: {remaining:.1f} s more"
-            limited = failures.untouched(failures.rate_limited(why, remaining))
-            await self._pause(remaining, attempts, CallFailed(limited))
-
-    async def _pause(self, seconds: float, attempts: Attempts, otherwise: CallFailed) -> None:
-        """Wait if there is time for it and for a call afterwards."""
-        if seconds >= self._left(attempts):
-            raise otherwise
-        await self._clock.sleep(seconds)
-
-    def _attempts(self, within: float) -> Attempts:
-        return Attempts(self._clock.monotonic() + within - min(MARGIN_SECONDS, within / 10))
-
-    def _left(self, attempts: Attempts) -> float:
-        return max(0.0, attempts.ends - self._clock.monotonic())
-
 
 @dataclass(slots=True)
 class Verdict:
@@ -412,14 +300,6 @@ class Verdict:
 
 def _unreached(failure: Failure) -> CallFailed:
     return CallFailed(failures.untouched(failure))
-
-
-def _refused(attempts: Attempts, failure: Failure) -> Leased | None:
-    """The credential that a refusal speaks of; nobody guesses where there are several."""
-    used = attempts.used
-    if failure.HasField("credential_version"):
-        return used.get((failure.credential_version.slot, failure.credential_version.entry))
-    return next(iter(used.values())) if len(used) == 1 else None
 
 
 def _demand_credential(

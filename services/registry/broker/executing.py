@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 
 from services.registry.broker import failures
-from services.registry.broker.calling import Calls, Operation, Reach
+from services.registry.broker.calling import Calls
 from services.registry.broker.declared import API_SLOT, demand, refused, the
 from services.registry.broker.documents import Unfit, canonical
 from services.registry.broker.failures import CallFailed
 from services.registry.broker.keys import Keys
+from services.registry.broker.operations import Operation, Reach
 from tieline.common.v1.failure_pb2 import Effect, Failure
 from tieline.plugin.v1.execute_pb2 import (
     ExecuteRequest,

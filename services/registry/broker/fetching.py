@@ -10,10 +10,11 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from services.registry.broker import failures
-from services.registry.broker.calling import Calls, Operation, Reach
+from services.registry.broker.calling import Calls
 from services.registry.broker.declared import API_SLOT, demand, refused, the
 from services.registry.broker.failures import CallFailed
 from services.registry.broker.frames import CURSOR_BYTES, SILENCE_SECONDS, Frames
+from services.registry.broker.operations import Operation, Reach
 from tieline.common.v1.failure_pb2 import Failure
 from tieline.plugin.v1.fetch_pb2 import (
     FetchDataRequest,

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from foundation.clock import Clock
 from services.registry.broker import failures
 from services.registry.broker.answers import Answers
-from services.registry.broker.calling import MARGIN_SECONDS, Calls, Operation, Reach
+from services.registry.broker.calling import Calls
 from services.registry.broker.declared import API_SLOT, demand, refused, the
 from services.registry.broker.documents import Unfit, canonical
 from services.registry.broker.failures import CallFailed
+from services.registry.broker.mending import MARGIN_SECONDS
+from services.registry.broker.operations import Operation, Reach
 from services.registry.broker.serving import Served
 from tieline.common.v1.failure_pb2 import FailureKind
 from tieline.plugin.v1.lookup_pb2 import (

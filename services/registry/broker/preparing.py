@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 import structlog
+from grpc import StatusCode
 from grpc.aio import AioRpcError, UsageError
 
+from foundation.clock import Clock
 from foundation.leasing import Place
 from services.registry.broker import failures
+from services.registry.broker.deadly import Deadly
 from services.registry.broker.failures import CallFailed
 from services.registry.broker.purse import Leased, Purse
 from services.registry.broker.serving import Served
@@ -28,6 +31,7 @@ from tieline.plugin.v1.instance_pb2 import (
     HealthCheckRequest,
     HealthCheckResponse,
     InitializeRequest,
+    InitializeResponse,
     InstanceContext,
 )
 
@@ -48,29 +52,55 @@ class Handed:
 
 
 class Preparation:
-    def __init__(self, purse: Purse) -> None:
+    def __init__(self, purse: Purse, clock: Clock) -> None:
         self._purse = purse
+        self._deadly = Deadly(clock)
         self._handed: WeakKeyDictionary[PluginProcess, Handed] = WeakKeyDictionary()
         purse.tell(self)
 
     async def initialize(
         self,
+        process: PluginProcess,
         launch: Launch,
         served: Served,
         within: float = INITIALIZE_SECONDS,
         *,
-        validate_only: bool = False,
+        alone: bool = False,
     ) -> Failure | None:
-        """Have the process hold exactly this revision; None when it does."""
+        """Have the process hold exactly this revision; None when it does. `alone`: nobody else is in the process."""
         held = launch.prepared.setdefault(served.instance, Prepared())
-        if validate_only:
-            return await _initialize(launch, served, within, validate_only=True)
         async with held.changing:
             if held.revision == served.revision:
                 return None
-            failure = await _initialize(launch, served, within)
-            held.revision = 0 if failure else served.revision
-            return failure
+            if verdict := self._deadly.verdict(process, served):
+                return verdict
+            held.revision = 0
+            try:
+                await _initialize(launch, served, within)
+            except AioRpcError as failed:
+                read = failures.read(failed)
+                if failed.code() is StatusCode.UNAVAILABLE and read.bare:
+                    report = await process.autopsy(launch)
+                    if report is not None:
+                        self._deadly.died(process, served, report, alone=alone)
+                        return self._deadly.verdict(process, served) or read.failure
+                return read.failure
+            held.revision = served.revision
+            self._deadly.taken(process, served)
+            return None
+
+    async def validate(self, launch: Launch, served: Served) -> Failure | None:
+        """What the plugin thinks of the settings, as a Failure where it would not take them."""
+        try:
+            answer = await _initialize(launch, served, INITIALIZE_SECONDS, validate_only=True)
+        except AioRpcError as failed:
+            return failures.of_call(failed)
+        # Invalid settings are then an answer like any other, with errors in it.
+        return failures.of_diagnostics(answer.diagnostics)
+
+    def wants_to_be_alone(self, process: PluginProcess, served: Served) -> bool:
+        """Its settings may have ended the process before."""
+        return self._deadly.suspects(process, served)
 
     async def authenticate(
         self, process: PluginProcess, launch: Launch, served: Served
@@ -192,7 +222,7 @@ async def checked(
 
 async def _initialize(
     launch: Launch, served: Served, within: float, *, validate_only: bool = False
-) -> Failure | None:
+) -> InitializeResponse:
     request = InitializeRequest(
         instance_id=served.instance,
         config_revision=served.revision,
@@ -203,12 +233,7 @@ async def _initialize(
     )
     if not validate_only:
         launch.enclosure.allow(served.instance, served.settings)  # the hosts that its settings name
-    try:
-        answer = await launch.stub.Initialize(request, timeout=min(within, INITIALIZE_SECONDS))
-    except AioRpcError as failed:
-        return failures.of_call(failed)
-    # Invalid settings are then an answer like any other, with errors in it.
-    return failures.of_diagnostics(answer.diagnostics) if validate_only else None
+    return await launch.stub.Initialize(request, timeout=min(within, INITIALIZE_SECONDS))
 
 
 async def _authenticate(

@@ -42,14 +42,14 @@ class Streams:
             # The call's own cancellation looks like that of whoever reads it.
             if not self._running[call] or _is_cancelled():
                 raise
-            raise CallFailed(_gave_way()) from None
+            raise CallFailed(_gave_way(), ours=True) from None
         finally:
             del self._running[call]
 
     def demand_leave(self) -> None:
         """Nobody begins while somebody waits to be alone."""
         if self._alone:
-            raise CallFailed(failures.untouched(_gave_way()))
+            raise CallFailed(failures.untouched(_gave_way()), ours=True)
 
     @contextmanager
     def out_of_the_way(self) -> Iterator[None]:

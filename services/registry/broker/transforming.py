@@ -19,9 +19,10 @@ from foundation.clock import Clock
 from foundation.process.supervised import Report
 from services.registry.broker import failures
 from services.registry.broker.batches import Batch, Share, cut
-from services.registry.broker.calling import MARGIN_SECONDS, Calls, Verdict
+from services.registry.broker.calling import Calls, Verdict
 from services.registry.broker.circuits import Result, result_of
 from services.registry.broker.failures import CallFailed
+from services.registry.broker.mending import MARGIN_SECONDS
 from services.registry.broker.preparing import context
 from services.registry.broker.serving import Served
 from services.registry.broker.tallies import Tally
@@ -111,7 +112,8 @@ class Transforming:
         free: Parts = []
         suspected: list[Case] = []
         for index, served, inputs in parts:
-            known = [item for item in inputs if self._trials.known(process, served, item) is not None]
+            apart = self._calls.preparation.wants_to_be_alone(process, served)
+            known = [item for item in inputs if apart or self._trials.known(process, served, item)]
             suspected.extend(Case(index, served, item) for item in known)
             ids = {item.input_id for item in known}
             free.append(
@@ -154,7 +156,7 @@ class Transforming:
             async with self._calls.life(process, _who(batch), ends - began) as launch:
                 seconds = min(self._patience.batch, (ends - self._clock.monotonic()) / 2)
                 try:
-                    answers = await self._ask(launch, batch, seconds)
+                    answers = await self._ask(process, launch, batch, seconds)
                 except AioRpcError as failed:
                     harm = await self._harm(process, launch, batch, failed)
                     if harm is not None:
@@ -167,7 +169,8 @@ class Transforming:
                         )
                     raise read from None
             alive.result = Result.GOOD
-        self._trials.proved(process)
+        if not all(answer.HasField("failure") for answer in answers.values()):
+            self._trials.proved(process)
         for share, way in admitted:
             failure = _failure(answers[share.group])
             way.result = result_of(failure)
@@ -189,19 +192,23 @@ class Transforming:
         several = sum(len(share.inputs) for share in batch) > 1
         return Harm() if several and read.failure.kind == FailureKind.FAILURE_KIND_INTERNAL else None
 
-    async def _ask_alone(self, launch: Launch, case: Case, seconds: float) -> TransformGroupResult:
+    async def _ask_alone(
+        self, process: PluginProcess, launch: Launch, case: Case, seconds: float
+    ) -> TransformGroupResult:
         share = Share(case.group, case.served, [case.item])
-        return (await self._ask(launch, [share], seconds))[case.group]
+        return (await self._ask(process, launch, [share], seconds, alone=True))[case.group]
 
-    async def _ask(self, launch: Launch, batch: Batch, seconds: float) -> Answers:
+    async def _ask(
+        self, process: PluginProcess, launch: Launch, batch: Batch, seconds: float, *, alone: bool = False
+    ) -> Answers:
         """Prepare what has to be prepared, ask, and ask once more where the plugin turned out to have forgotten."""
-        answers = await self._prepare(launch, batch, seconds)
+        answers = await self._prepare(process, launch, batch, seconds, alone=alone)
         fit = [share for share in batch if share.group not in answers]
         answers |= await self._send(launch, fit, seconds)
         forgotten = [share for share in fit if _is_forgotten(answers[share.group])]
         for share in forgotten:
             self._calls.preparation.forget(launch, share.served)
-        unfit = await self._prepare(launch, forgotten, seconds)
+        unfit = await self._prepare(process, launch, forgotten, seconds, alone=alone)
         answers |= unfit
         again = [share for share in forgotten if share.group not in unfit]
         answers |= await self._send(launch, again, seconds)
@@ -211,11 +218,13 @@ class Transforming:
                 answers[share.group] = TransformGroupResult(failure=failures.internal("NOT_PREPARED", why))
         return answers
 
-    async def _prepare(self, launch: Launch, batch: Batch, seconds: float) -> Answers:
+    async def _prepare(
+        self, process: PluginProcess, launch: Launch, batch: Batch, seconds: float, *, alone: bool
+    ) -> Answers:
         """Have the process hold every instance of the batch; answers the groups for which it would not."""
         preparation = self._calls.preparation
         outcomes = await asyncio.gather(
-            *(preparation.initialize(launch, share.served, seconds) for share in batch)
+            *(preparation.initialize(process, launch, share.served, seconds, alone=alone) for share in batch)
         )
         return {
             share.group: TransformGroupResult(failure=failure)

@@ -38,7 +38,7 @@ CONNECTIONS, INPUTS = 3, 10
 """So many must have ended the process, with no answer to anybody in between, for it to be blamed."""
 NAMED = 100
 """Inputs of a batch that a crash's record names."""
-ALIVE_SECONDS = 1.0
+ALIVE_SECONDS = 3.0
 """A process that does not even say that it is alive after this long is stuck."""
 
 
@@ -51,7 +51,7 @@ class Case:
     item: TransformInput
 
 
-Ask = Callable[[Launch, Case, float], Awaitable[TransformGroupResult]]
+Ask = Callable[[PluginProcess, Launch, Case, float], Awaitable[TransformGroupResult]]
 """Asks a process for one input; raises AioRpcError where it did not answer."""
 Tell = Callable[[Case, TransformGroupResult | Failure], None]
 """Takes what became of a case; called once for each."""
@@ -134,7 +134,7 @@ class Trials:
         async with self._calls.life(process, case.served.connection, left, ready=left, alone=True) as launch:
             seconds = min(self._patience.alone, ends - self._clock.monotonic())
             try:
-                answer = await ask(launch, case, seconds)
+                answer = await ask(process, launch, case, seconds)
             except AioRpcError as failed:
                 report = await self.ended(process, launch, failed)
                 if report is not None:
@@ -200,6 +200,6 @@ class Trials:
         except AioRpcError:
             if launch.crash is None:
                 log.warning("a plugin is stuck and ended", plugin=process.name)
-                process.kill()
+                process.end("it did not answer in time, and was deaf for everything else")
                 if await process.autopsy(launch) is not None:
                     process.excuse(1)

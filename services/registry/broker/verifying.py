@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import structlog
 
-from services.registry.broker.calling import Calls, Operation, Reach
+from services.registry.broker.calling import Calls
 from services.registry.broker.declared import demand, the
 from services.registry.broker.failures import CallFailed
+from services.registry.broker.operations import Operation, Reach
 from tieline.plugin.v1.manifest_pb2 import CAPABILITY_VERIFY_WEBHOOK, CredentialSlot, Manifest
 from tieline.plugin.v1.verify_pb2 import VerifyWebhookRequest, VerifyWebhookResponse
 from tieline.plugin.v1.webhook_pb2 import Webhook

@@ -182,8 +182,10 @@ class Host:
     async def _turned(self) -> None:
         """Until the catalogue changes; now and then there is something to tidy up as well."""
         turned = asyncio.ensure_future(self.catalogue.turned())
-        await asyncio.wait([turned], timeout=LOOK_SECONDS)
-        turned.cancel()
+        try:
+            await asyncio.wait([turned], timeout=LOOK_SECONDS)
+        finally:
+            turned.cancel()
 
     async def _reconcile(self) -> None:
         published = self.catalogue.content.published

@@ -158,6 +158,11 @@ class PluginProcess:
         """As it truly is, not as it was asked for."""
         return self._launch is not None and self._launch.enclosure.confined
 
+    def _walls(self) -> str:
+        """What is to be known about walls that were wanted and are not there."""
+        enclosure = self._launch.enclosure if self._launch is not None else None
+        return f"; {enclosure.reason}" if enclosure is not None and enclosure.reason else ""
+
     @property
     def next_start(self) -> datetime | None:
         at = self._supervised.next_start
@@ -166,14 +171,9 @@ class PluginProcess:
     @property
     def explanation(self) -> str:
         """Why it is so, and what to do, in one line."""
-        anew = f"`tieline plugin restart {self.name}` takes them"
         match self.state:
             case State.READY:
-                if self._draining:
-                    return "finishes its calls, then starts anew"
-                return (
-                    f"serves; its files changed since it was started: {anew}" if self.outdated else "serves"
-                )
+                return self._serving()
             case State.FAILED:
                 release = f"`tieline plugin release {self.name}` or a new version tries again"
                 return f"in quarantine: {self.trouble}; {release}"
@@ -183,6 +183,14 @@ class PluginProcess:
                 return f"starts; before: {self.trouble}" if self.trouble else "starts"
             case _:
                 return "is not wanted"
+
+    def _serving(self) -> str:
+        if self._draining:
+            return "finishes its calls, then starts anew"
+        if self.outdated:
+            anew = f"`tieline plugin restart {self.name}` takes them"
+            return f"serves; its files changed since it was started: {anew}"
+        return f"serves{self._walls()}"
 
     def start(self) -> None:
         self._supervised.keep()
@@ -254,6 +262,10 @@ class PluginProcess:
 
     def kill(self) -> None:
         self._supervised.kill()
+
+    def end(self, why: str) -> None:
+        """Kill it for a reason, which its crash will tell."""
+        self._supervised.end(why)
 
     @asynccontextmanager
     async def _drained(self, within: float) -> AsyncIterator[None]:

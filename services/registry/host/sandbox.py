@@ -49,8 +49,8 @@ class Enclosure:
     hidden: Sequence[Path] = ()
     processes: int = 1
     confined: bool = False
-    reason: str = "nobody asked for it"
-    """Why it is not confined; empty where it is."""
+    reason: str = ""
+    """Why it is not confined, where that was wanted."""
     _server: asyncio.Server | None = None
 
     def allow(self, instance: str, settings: bytes) -> None:
@@ -75,7 +75,7 @@ class Enclosure:
             except LaunchError as failed:
                 if self.wanted is Wanted.CONFINED:
                     raise
-                self.reason = failed.sentence
+                self.reason = f"not confined: {failed.sentence}"
                 log.warning("a plugin is not confined", plugin=command.name, why=failed.sentence)
         return await Child.spawn(replace(command, env={**command.env, **self.leave.environment()}), sink)
 

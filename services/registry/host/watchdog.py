@@ -42,16 +42,25 @@ class Watchdog:
         self._patience = patience
 
     async def watch(self, pid: int) -> None:
+        """Both at once: whoever is too busy to answer may be busy taking too much."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch_answers())
+            tasks.create_task(self._watch_holdings(pid))
+
+    async def _watch_answers(self) -> None:
         silent = 0
-        while True:
+        while silent < self._patience.silent_looks:
             await asyncio.sleep(self._patience.look_seconds)
             silent = 0 if await self._answers(self._patience.answer_within) else silent + 1
-            if why := self._trouble(pid, silent):
-                return self._end(why)
+        self._end(f"it did not answer {silent} health checks in a row")
 
-    def _trouble(self, pid: int, silent: int) -> str:
-        if silent >= self._patience.silent_looks:
-            return f"it did not answer {silent} health checks in a row"
+    async def _watch_holdings(self, pid: int) -> None:
+        while True:
+            if why := self._holds_too_much(pid):
+                return self._end(why)
+            await asyncio.sleep(self._patience.look_seconds)
+
+    def _holds_too_much(self, pid: int) -> str:
         held = memory_of(pid)
         if held > self._memory_limit:
             return f"it held {held // MIB} MiB of memory, and {self._memory_limit // MIB} MiB is its limit"

@@ -13,7 +13,7 @@ import pytest
 
 from foundation.process.child import Child
 from foundation.process.command import Command, Confinement, Limits
-from foundation.process.confined import missing, other_user, spawn_confined, unconfinable
+from foundation.process.confined import missing, other_user, spawn_confined
 from foundation.process.errors import LaunchError
 from foundation.process.output import Line
 
@@ -21,20 +21,16 @@ NOBODY = 65534
 USER = other_user(50)
 
 
-@pytest.fixture
-async def confinable() -> None:
-    if why := await unconfinable():
-        pytest.skip(f"this machine confines no process: {why}")
-
-
-async def run(script: str, confinement: Confinement, *, processes: int | None = None) -> list[str]:
+async def run(
+    script: str, confinement: Confinement, *, processes: int | None = None, cwd: Path | None = None
+) -> list[str]:
     """What a shell says, confined; it is awaited to its end."""
     lines: list[str] = []
 
     def hear(line: Line) -> None:
         lines.append(line.text)
 
-    command = Command(name="sh", argv=("sh", "-c", script), limits=Limits(processes=processes))
+    command = Command(name="sh", argv=("sh", "-c", script), cwd=cwd, limits=Limits(processes=processes))
     child, listener = await spawn_confined(command, confinement, hear)
     listener.close()
     await child.wait()
@@ -76,6 +72,15 @@ async def test_where_only_root_may_pass_a_way_is_made_to_what_is_kept_alone(shor
 
 
 @pytest.mark.usefixtures("confinable")
+async def test_where_it_stands_is_no_way_behind_a_cover(short_dir: Path) -> None:
+    kept = short_dir / "home" / "kept"
+    kept.mkdir(parents=True)
+    (kept.parent / "secret").write_text("x")
+    confinement = Confinement(user=USER, hide=(short_dir / "home",), keep=(kept,))
+    assert await run("ls .. | xargs", confinement, cwd=kept) == ["kept"]
+
+
+@pytest.mark.usefixtures("confinable")
 async def test_a_bomb_of_processes_is_bounded() -> None:
     script = "for n in 1 2 3 4 5 6 7 8 9 10; do sleep 5 & done 2>/dev/null; echo all"
     assert await run(script, Confinement(user=USER), processes=4) != ["all"]
@@ -102,13 +107,40 @@ async def test_who_is_not_confined_is_found_out() -> None:
     assert missing(child.pid).startswith("nobody can look at it")
 
 
+ORDINARY = """
+import asyncio, os, sys
+from pathlib import Path
+from foundation.process.command import Command, Confinement
+from foundation.process.confined import spawn_confined, unconfinable
+
+async def main():
+    if why := await unconfinable():
+        return print("unconfinable", why)
+    data = Path(sys.argv[1])
+    (data / "key").write_text("canary")
+    (data / "key").chmod(0o600)
+    script = f"cat {data}/key; id -u; kill -0 $PPID || echo no signal; echo > {data.parent}/x || echo no file;"
+    script += "cat /proc/$PPID/environ || echo no look; grep -c : /proc/net/dev; unshare -U true || echo no more"
+    lines = []
+    command = Command(name="sh", argv=("sh", "-c", f"exec 2>/dev/null; {script}"))
+    child, listener = await spawn_confined(command, Confinement(hide=(data,)), lambda line: lines.append(line.text))
+    await child.wait()
+    print(*lines, sep=", ")
+
+asyncio.run(main())
+"""
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="the whole suite runs as an ordinary user already")
-def test_an_ordinary_user_confines_as_well(as_nobody: Callable[..., str]) -> None:
-    found = as_nobody(
-        "import asyncio; from foundation.process.confined import unconfinable; print(asyncio.run(unconfinable()))"
-    )
-    if found:
-        pytest.skip(f"this machine confines no process: {found}")
+def test_an_ordinary_user_confines_as_well(as_nobody: Callable[..., str], short_dir: Path) -> None:
+    data = short_dir / "data"
+    data.mkdir()
+    for place in (short_dir, data):
+        place.chmod(0o777)
+    said = as_nobody(ORDINARY, str(data))
+    if said.startswith("unconfinable"):
+        pytest.skip(f"this machine confines no process: {said}")
+    assert said == f"{NOBODY}, no signal, no file, no look, 1, no more"
 
 
 @pytest.fixture
@@ -116,14 +148,16 @@ def as_nobody(repository: Path) -> Callable[..., str]:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     user = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
 
-    def run_it(code: str) -> str:
+    def run_it(code: str, *arguments: str) -> str:
         for candidate in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
             python = (*user, "env", f"PYTHONPATH={repository}", candidate)
             if subprocess.run(
                 (*python, "-c", "import foundation.process"), capture_output=True, check=False
             ).returncode:
                 continue
-            done = subprocess.run((*python, "-c", code), capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                (*python, "-c", code, *arguments), capture_output=True, text=True, check=True
+            )
             return done.stdout.strip()
         pytest.skip("no interpreter of this version that an ordinary user may run")
 

@@ -18,7 +18,7 @@ from foundation.identity import TokenVerifier
 from foundation.rpc import Connection, RpcServer, connect
 from foundation.settings import Address
 from foundation.telemetry import Metrics
-from services.registry.broker.calling import Operation, Reach
+from services.registry.broker.operations import Operation, Reach
 from services.registry.broker.serving import Binding, Served
 from tests.services.registry.conftest import OURSELVES, OneKey, token_for
 from tests.services.registry.plugins import make_plugin

@@ -14,8 +14,8 @@ import pytest
 from foundation.process.supervised import State
 from foundation.process.testing import until
 from services.registry.broker.broker import Broker
-from services.registry.broker.calling import Operation
 from services.registry.broker.failures import CallFailed
+from services.registry.broker.operations import Operation
 from services.registry.broker.outcomes import Outcome
 from services.registry.broker.serving import FixedConnections, Served
 from services.registry.host.host import Host

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import shutil
 import zipfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -257,6 +259,29 @@ def _all_installed(host: Host) -> bool:
     return all(one.environment is not None for one in host.catalogue.content.published.values())
 
 
+async def test_packages_of_node_are_installed_beside_a_copy_of_the_folder(tmp_path: Path) -> None:
+    if shutil.which("npm") is None:
+        pytest.skip("there is no npm on this machine")
+    folder = make_plugin(tmp_path / "p", "one")
+    (folder / "ours").mkdir()
+    (folder / "ours" / "package.json").write_text('{"name": "ours", "version": "1.0.0"}')
+    (folder / "package.json").write_text('{"name": "one", "dependencies": {"ours": "file:ours"}}')
+    packages: dict[str, Any] = {"": {"name": "one", "dependencies": {"ours": "file:ours"}}}
+    packages |= {"node_modules/ours": {"resolved": "ours", "link": True}, "ours": {"version": "1.0.0"}}
+    lock = {"name": "one", "lockfileVersion": 3, "requires": True, "packages": packages}
+    (folder / "package-lock.json").write_text(json.dumps(lock))
+    edit(folder, lambda text: text.replace("install = { none = true }", 'install = { npm = "." }'))
+    async with hosting(tmp_path / "p") as host:
+        await until(lambda: host.catalogue.content.published and _all_installed(host), 120)
+        environment = published(host.catalogue).environment
+        assert environment is not None
+        assert environment.folder != folder
+        assert (environment.folder / "node_modules" / "ours" / "package.json").is_file()
+        assert not (folder / "node_modules").exists(), "a plugin's own folder is left as it is"
+        async with host.processes["one"].call(30):
+            assert host.processes["one"].state is State.READY
+
+
 async def test_what_is_not_what_the_lock_says_is_not_installed_and_blocks_nobody(tmp_path: Path) -> None:
     folder = make_own(tmp_path / "p", "1.0.0", "a")
     make_plugin(tmp_path / "p", "two")
@@ -273,6 +298,14 @@ async def test_what_is_not_what_the_lock_says_is_not_installed_and_blocks_nobody
         await until(lambda: host.processes.get("one"), 60)
         async with host.processes["one"].call(30):
             assert not published(host.catalogue).failure
+
+
+async def test_a_lock_without_hashes_is_no_lock(tmp_path: Path) -> None:
+    folder = make_own(tmp_path / "p", "1.0.0", "a")
+    (folder / "lock.txt").write_text("--no-index\n--find-links .\nours==1.0.0\n")
+    async with catalogue(tmp_path / "p") as opened:
+        await until(lambda: published(opened).failure, 60)
+        assert "hash" in published(opened).failure
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from foundation.clock import SteeredClock
@@ -42,7 +42,18 @@ steps = st.lists(
 )
 
 
+STRAGGLER: list[tuple[object, float]] = [
+    *[("call", 0.0)] * 4,
+    *[(BAD, 0)] * 3,
+    ("pass", 10.0),
+    ("call", 0.0),
+    (BAD, 0),
+]
+"""A call from before it opened ends while the trial is out."""
+
+
 @given(steps)
+@example(STRAGGLER)
 @settings(max_examples=300, deadline=None)
 def test_a_circuit_keeps_its_promises_whatever_happens(script: list[tuple[object, float]]) -> None:
     """Feature: integrations, Property 9 (circuit breaker): one trial at a time, pauses between, no memory of the dead."""

@@ -268,6 +268,15 @@ def greeting(name: str | None) -> bytes:
     return outgoing.read()
 
 
+async def test_plain_http_is_not_spoken_where_only_tls_is_named() -> None:
+    async with provider() as port:
+        rule = Egress(host="${settings:/url}")
+        async with admitted(rule, settings={"url": f"https://127.0.0.1:{port}"}) as (proxy, leave):
+            head = f"GET http://127.0.0.1:{port}/ HTTP/1.1\nproxy-authorization: {basic(leave)}\n\n"
+            assert (await ask(proxy, head)).startswith(b"HTTP/1.1 403 ")
+            assert [one.reason for one in leave.refused] == [subject.PLAIN]
+
+
 async def test_a_tunnel_for_one_host_carries_no_greeting_for_another() -> None:
     async with echo() as port:
         rule = Egress(host="${settings:/host}", ports=[port])

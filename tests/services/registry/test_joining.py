@@ -334,6 +334,26 @@ async def test_a_certificate_speaks_for_its_process_alone_and_no_longer_than_it_
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE, "TLS itself refuses"
 
 
+async def test_a_connection_outlives_its_certificate_and_gains_nothing(
+    engines: Served, tmp_path: Path
+) -> None:
+    async with joinable(engines, tmp_path, life=3.0) as place, served_in_process(place.running):
+        key, request = certificate_request()
+        joined = await place.join(await place.token(), request=request)
+        announce = joining_pb2.AnnounceRequest(address="127.0.0.1:1")
+        async with place.peer(key, joined.certificates.encode()) as peer:
+            await peer.Announce(announce, timeout=30)
+
+            async def over() -> bool:
+                try:
+                    await peer.Announce(announce, timeout=30)
+                except grpc.aio.AioRpcError as failed:
+                    return failed.code() is grpc.StatusCode.UNAUTHENTICATED
+                return False
+
+            await until(over, 60.0)
+
+
 async def test_a_plugin_takes_calls_of_the_registry_alone(place: Place) -> None:
     with elsewhere(place, await place.token()) as plugin:
         await until(lambda: place.is_(State.STATE_READY), 60.0)

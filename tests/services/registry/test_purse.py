@@ -206,7 +206,7 @@ async def test_an_empty_slot_and_one_refused_entry_stop_only_what_needs_them(des
 
 async def test_no_secret_is_in_what_is_shown_of_anything(desk: Desk) -> None:
     await desk.look()
-    purse = desk.broker.calls._purse
+    purse = desk.broker.calls.preparation._purse
     [leased] = (await purse.contents(ONE, desk.host.processes["raw"].manifest)).values()
     assert "a-first" not in repr(leased)
     launch = desk.host.processes["raw"].launch

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from foundation.net.addresses import Reach
-from foundation.process.confined import USERS, missing, unconfinable
+from foundation.process.confined import USERS, missing
 from foundation.process.supervised import State
 from foundation.process.testing import until
 from services.registry.broker.broker import Broker
@@ -38,12 +38,6 @@ EGRESS = """
 [[egress]]
 host = "${settings:/word}"
 """
-
-
-@pytest.fixture
-async def confinable() -> None:
-    if why := await unconfinable():
-        pytest.skip(f"this machine confines no process: {why}")
 
 
 class Villain:
@@ -154,7 +148,7 @@ async def test_an_honest_plugin_finds_its_way_out(tmp_path: Path, monkeypatch: p
             async with plugin.process.call(30.0) as launch:
                 assert [one.address for one in launch.enclosure.refused] == ["other.example:443"]
                 assert launch.enclosure.confined
-                assert not launch.enclosure.reason
+                assert plugin.process.explanation == "serves"
             plugin.process.kill()
             await until(lambda: plugin.process.state is not State.READY, 30.0)
             assert await plugin.tries("1 + 1") == "2", "the next life is confined as well"
@@ -163,7 +157,7 @@ async def test_an_honest_plugin_finds_its_way_out(tmp_path: Path, monkeypatch: p
 async def test_what_is_not_confined_says_so(tmp_path: Path) -> None:
     async with villain(tmp_path, Wanted.NONE) as plugin, plugin.process.call(30.0) as launch:
         assert not launch.enclosure.confined
-        assert launch.enclosure.reason == "nobody asked for it"
+        assert plugin.process.explanation == "serves"
         assert plugin.process.pid is not None
         assert missing(plugin.process.pid).startswith("it shares namespaces with us")
 
@@ -178,7 +172,9 @@ async def test_a_folder_for_root_alone_is_not_confined_and_refused_where_it_must
             host.processes["villain"].call(30.0) as launch,
         ):
             assert not launch.enclosure.confined
-            assert "only root may read" in launch.enclosure.reason
+            explanation = host.processes["villain"].explanation
+            assert explanation.startswith("serves; not confined: ")
+            assert "only root may read" in explanation
         async with hosting(tmp_path / "plugins", sandbox=Sandbox(proxy, Wanted.CONFINED)) as host:
             process = host.processes["villain"]
             await until(lambda: "only root may read" in process.trouble, 30.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import signal
 from collections import Counter
@@ -195,6 +196,36 @@ async def test_a_call_that_fails_as_a_whole_fails_its_one_bad_input(tmp_path: Pa
         (result,) = await broker.transform([group(one, "a", "defect", "b")])
     assert {name: why.reason for name, why in failed(result).items()} == {"instance-raw-1/1": "DEFECT"}
     assert [outcome.skipped.reason for outcome in result.outcomes].count("SEEN") == 2
+
+
+async def test_settings_that_end_the_process_are_refused_and_nobody_else_notices(tmp_path: Path) -> None:
+    below = make_raw(tmp_path)
+    deadly, fine = connected(1, "deadly"), connected(2)
+    async with brokering(below / "plugins", deadly, fine) as (broker, host):
+        answered: list[int] = []
+        refusal = Failure()
+        for _ in range(20):
+            dead, alive = await broker.transform([group(deadly, "a", "b"), group(fine, "c")])
+            answered.append(sum(outcome.HasField("skipped") for outcome in alive.outcomes))
+            refusal = next(iter(failed(dead).values()), dead.failure)
+            if refusal.kind != TRANSIENT:
+                break
+        assert (refusal.kind, refusal.reason) == (FailureKind.FAILURE_KIND_INVALID_CONFIG, "DEADLY_SETTINGS")
+        assert sum(answered), "the neighbour was answered"
+        assert deaths(host.processes["raw"]) <= 3
+        again = await broker.initialize(deadly)
+        assert again is not None
+        assert again.reason == "DEADLY_SETTINGS", "nor are they applied"
+        mended = dataclasses.replace(deadly, revision=2, settings=b"{}")
+        assert await until_taken(broker, mended)
+
+
+async def until_taken(broker: Broker, one: Served) -> bool:
+    """However long this machine takes to start the process again."""
+    for _ in range(10):
+        if await broker.initialize(one) is None:
+            return True
+    return False
 
 
 async def test_suspicion_is_bounded_forgotten_after_a_while_and_knows_an_input_by_its_content(
