@@ -33,7 +33,8 @@ ONE = connected(1)
 async def frames(
     broker: Broker, one: Served, silence: float = 20.0, **more: object
 ) -> list[FetchDataResponse]:
-    request = FetchDataRequest(**({"stream": "items"} | more))
+    fields: dict[str, Any] = {"stream": "items"} | more
+    request = FetchDataRequest(**fields)
     fetching = Fetching(broker.calls, silence)
     async with aclosing(fetching.fetch(ref(one), request, 60.0)) as polled:
         return [frame async for frame in polled]
@@ -105,7 +106,7 @@ async def test_what_the_manifest_does_not_declare_is_not_asked(
 ) -> None:
     async with asking(tmp_path, ONE) as (broker, _):
         with pytest.raises(CallFailed, match=reason):
-            await frames(broker, ONE, **more)  # type: ignore[arg-type]  # none of them is the silence
+            await frames(broker, ONE, **more)
     assert not calls(tmp_path, "FetchData")
 
 
