@@ -415,6 +415,14 @@ async def test_what_serves_goes_on_until_its_new_dependencies_are_there(tmp_path
         assert process.starts == 1
 
 
+async def test_a_lock_without_hashes_is_no_lock(tmp_path: Path) -> None:
+    folder = make_own(tmp_path / "p", "1.0.0", "a")
+    (folder / "lock.txt").write_text("--no-index\n--find-links .\nours==1.0.0\n")
+    async with catalogue(tmp_path / "p") as opened:
+        await until(lambda: published(opened).failure, 60)
+        assert "hash" in published(opened).failure
+
+
 @pytest.mark.parametrize(
     ("programs", "why"),
     [
