@@ -7,7 +7,9 @@ holds, its children's share included, and ends it for what no limit sees.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +58,8 @@ class Watchdog:
 
     async def _watch_holdings(self, pid: int) -> None:
         while True:
-            if why := self._holds_too_much(pid):
+            # On another thread: a work tree of many files must not hold up the calls that go through here.
+            if why := await asyncio.to_thread(self._holds_too_much, pid):
                 return self._end(why)
             await asyncio.sleep(self._patience.look_seconds)
 
@@ -65,7 +68,7 @@ class Watchdog:
         if held > self._memory_limit:
             return f"it held {held // MIB} MiB of memory, and {self._memory_limit // MIB} MiB is its limit"
         if self._scratch is not None:
-            used = sum(_sizes(self._scratch))
+            used = sum(sizes(self._scratch))
             if used > self._scratch_quota:
                 quota = self._scratch_quota // MIB
                 return f"it kept {used // MIB} MiB in its scratch folder, and {quota} MiB is its quota"
@@ -89,10 +92,9 @@ def _resident(process: psutil.Process) -> int:
         return 0
 
 
-def _sizes(folder: Path) -> Iterator[int]:
-    for path in folder.rglob("*"):
-        try:
-            stat = path.lstat()
-        except OSError:
-            continue
-        yield stat.st_blocks * 512
+def sizes(folder: Path) -> Iterator[int]:
+    """What every file takes on disk. What vanishes meanwhile takes nothing."""
+    for where, directories, files in os.walk(folder):
+        for name in (*directories, *files):
+            with suppress(OSError):
+                yield Path(where, name).lstat().st_blocks * 512
