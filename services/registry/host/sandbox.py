@@ -101,7 +101,7 @@ class Enclosure:
             write=written(command),
         )
         child, listener = await spawn_confined(enclosed, confinement, sink)
-        self._server = await proxy.listen(listener)
+        self._server = await proxy.listen(listener, leave)
         self.confined, self.reason = True, ""
         return child
 
