@@ -19,6 +19,6 @@ class Backoff:
 
     def seconds(self, attempts: int, failure: Failure) -> float:
         """`attempts` have failed. Never earlier than the failure asks for."""
-        asked = failure.retry_after.ToTimedelta().total_seconds() if failure.HasField("retry_after") else 0.0
+        asked = float(failure.retry_after.seconds) + failure.retry_after.nanos / 1e9  # a timedelta holds less
         limit = min(self.cap, self.base * 2.0 ** min(attempts, 30))
         return min(self.longest, max(self.floor, asked) + self.random.uniform(0, limit))

@@ -8,10 +8,16 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError
 from grpc_status import rpc_status
 
+from services.registry.host.texts import plain
 from tieline.common.v1.diagnostic_pb2 import Diagnostic
 from tieline.common.v1.failure_pb2 import Effect, Failure, FailureKind
 
 MESSAGE_LIMIT = 1024
+REASON_LIMIT = 64
+NAME_LIMIT = 128
+UPSTREAM_LIMIT = 256
+LONGEST_SECONDS = 366 * 24 * 3600
+"""Nobody asks for more patience, and no clock could say how much it is."""
 
 # A call that fails without a Failure is read by its bare code; what is not here is a defect.
 _BARE: dict[StatusCode, FailureKind.ValueType] = {
@@ -99,11 +105,37 @@ def read(failed: AioRpcError) -> CallFailed:
     for detail in status.details if status else ():
         failure = Failure()
         if detail.Unpack(failure) and failure.kind:
-            return CallFailed(failure)
+            return CallFailed(bounded(failure))
     kind = _BARE.get(failed.code(), FailureKind.FAILURE_KIND_INTERNAL)
     return CallFailed(_failure(kind, failed.code().name, failed.details() or "no details"), bare=True)
 
 
+def bounded(failure: Failure) -> Failure:
+    """As the contract bounds it. A plugin may have written whatever it likes, and it goes a long way from here."""
+    told = Failure()
+    told.CopyFrom(failure)
+    told.DiscardUnknownFields()
+    if told.kind not in FailureKind.values():  # of a contract to come
+        told.kind = FailureKind.FAILURE_KIND_INTERNAL
+    told.reason = plain(told.reason[:REASON_LIMIT])
+    told.message = _cut(told.message)
+    if told.HasField("retry_after"):
+        told.retry_after.seconds = min(max(told.retry_after.seconds, 0), LONGEST_SECONDS)
+        told.retry_after.nanos = min(max(told.retry_after.nanos, 0), 999_999_999)
+    if told.HasField("throttle_scope"):
+        told.throttle_scope.bucket = told.throttle_scope.bucket[:NAME_LIMIT]
+    if told.HasField("credential_version"):
+        told.credential_version.slot = told.credential_version.slot[:REASON_LIMIT]
+        told.credential_version.entry = told.credential_version.entry[:REASON_LIMIT]
+    if told.HasField("upstream"):
+        told.upstream.request_id = plain(told.upstream.request_id[:UPSTREAM_LIMIT])
+        told.upstream.host = plain(told.upstream.host[:UPSTREAM_LIMIT])
+    return told
+
+
 def _failure(kind: FailureKind.ValueType, reason: str, message: str) -> Failure:
-    cut = message.encode(errors="replace")[:MESSAGE_LIMIT].decode(errors="ignore")
-    return Failure(kind=kind, reason=reason, message=cut)
+    return Failure(kind=kind, reason=reason, message=_cut(message))
+
+
+def _cut(message: str) -> str:
+    return plain(message).encode(errors="replace")[:MESSAGE_LIMIT].decode(errors="ignore")

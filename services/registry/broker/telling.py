@@ -11,7 +11,7 @@ from grpc import StatusCode
 from grpc_status import rpc_status
 
 from foundation.rpc.call import ServicerContext
-from services.registry.broker.failures import CallFailed
+from services.registry.broker.failures import CallFailed, bounded
 from tieline.common.v1.failure_pb2 import Failure, FailureKind
 
 _CODES: dict[FailureKind.ValueType, StatusCode] = {
@@ -41,26 +41,8 @@ async def telling(context: ServicerContext) -> AsyncIterator[None]:
 
 
 def status_of(failure: Failure) -> Status:
-    told = _bounded(failure)
+    told = bounded(failure)  # details above 4 KiB would be lost on the way
     detail = AnyMessage()
     detail.Pack(told)
     code: int = _CODES.get(told.kind, StatusCode.INTERNAL).value[0]
     return Status(code=code, message=f"{told.reason}: {told.message[:TEXTS]}", details=[detail])
-
-
-def _bounded(failure: Failure) -> Failure:
-    """A plugin may have written whatever it likes, and details above 4 KiB would be lost on the way."""
-    told = Failure()
-    told.CopyFrom(failure)
-    told.DiscardUnknownFields()
-    told.reason = told.reason[:64]
-    told.message = told.message.encode()[:1024].decode(errors="ignore")
-    if told.HasField("throttle_scope"):
-        told.throttle_scope.bucket = told.throttle_scope.bucket[:128]
-    if told.HasField("credential_version"):
-        told.credential_version.slot = told.credential_version.slot[:64]
-        told.credential_version.entry = told.credential_version.entry[:64]
-    if told.HasField("upstream"):
-        told.upstream.request_id = told.upstream.request_id[:TEXTS]
-        told.upstream.host = told.upstream.host[:TEXTS]
-    return told

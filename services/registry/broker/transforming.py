@@ -243,6 +243,12 @@ class Transforming:
             why = f"{len(answer.results)} results came for {len(batch)} groups"
             broken = TransformGroupResult(failure=failures.internal("RESULTS_MISSING", why))
             return {share.group: broken for share in batch}
+        for share, result in zip(batch, answer.results, strict=True):
+            if result.instance_id not in ("", share.served.instance):
+                why = "the plugin answers for another instance than it was asked for"
+                result.CopyFrom(TransformGroupResult(failure=failures.internal("RESULTS_MIXED", why)))
+            if result.HasField("failure"):
+                result.failure.CopyFrom(failures.bounded(result.failure))
         return {share.group: result for share, result in zip(batch, answer.results, strict=True)}
 
     def _declares(self, process: PluginProcess) -> Declared:

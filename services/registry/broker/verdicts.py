@@ -22,17 +22,21 @@ class Declared:
 
 def judged(share: Share, answer: TransformGroupResult, declared: Declared) -> Iterator[TransformOutcome]:
     """Exactly one outcome for each input, whatever the plugin left out or made up."""
-    told = {outcome.input_id: outcome for outcome in answer.outcomes}
+    told: dict[str, TransformOutcome | None] = {}
+    for outcome in answer.outcomes:  # two for one input are as good as none: nobody can say which was meant
+        told[outcome.input_id] = None if outcome.input_id in told else outcome
     for item in share.inputs:
-        outcome = told.get(item.input_id)
-        if outcome is None or outcome.WhichOneof("outcome") is None:
-            why = "the plugin said nothing of this input"
+        found = told.get(item.input_id)
+        if found is None or found.WhichOneof("outcome") is None:
+            why = "the plugin said nothing of this input, or not one thing"
             yield TransformOutcome(input_id=item.input_id, failure=failures.internal("NO_OUTCOME", why))
         else:
-            yield _checked(outcome, declared)
+            yield _checked(found, declared)
 
 
 def _checked(outcome: TransformOutcome, declared: Declared) -> TransformOutcome:
+    if outcome.HasField("failure"):
+        outcome.failure.CopyFrom(failures.bounded(outcome.failure))
     for draft in outcome.events.drafts:
         if draft.type not in declared.severities:
             why = f"the plugin emits {draft.type[:100]}, which its manifest does not declare"

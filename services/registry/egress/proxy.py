@@ -15,6 +15,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -35,7 +36,9 @@ CONNECT_SECONDS = 15.0
 CONNECTIONS = 128
 """Open at a time for one launch; calls in flight are far fewer."""
 STRANGERS = 512
-"""Open at a time without having said who they are."""
+"""Open at a time by the door of all who are not confined, without having said who they are."""
+TOLD = 20
+"""Refusals of one launch that are logged; after these only the 32nd, the 64th, and so on."""
 
 NOT_NAMED = "its manifest does not name it"
 INNER = "it is no public address"
@@ -83,7 +86,9 @@ class Pass:
 
     def refuse(self, address: str, why: str) -> RefusedError:
         refusal = self.refused.add(address, why)
-        if refusal.count.bit_count() == 1:  # the first, the second, the fourth: a loop does not fill the log
+        total = self.refused.total
+        # The first, second, fourth time: a loop does not fill the log, nor does one through all names there are.
+        if total.bit_count() == 1 or (total <= TOLD and refusal.count.bit_count() == 1):
             log.warning(
                 "a plugin may not go there",
                 plugin=self.plugin,
@@ -94,13 +99,31 @@ class Pass:
         return RefusedError(403, why)
 
 
+@dataclass(slots=True, eq=False)
+class Door:
+    """One listener. Who fills it with silence shuts out nobody who comes by another."""
+
+    only: Pass | None = None
+    """The launch that it is for; None: for all that are not confined."""
+    strangers: int = 0
+
+    @contextmanager
+    def stranger(self) -> Iterator[None]:
+        if self.strangers >= (CONNECTIONS if self.only else STRANGERS):
+            raise RefusedError(503, "too many connections")
+        self.strangers += 1
+        try:
+            yield
+        finally:
+            self.strangers -= 1
+
+
 class EgressProxy:
     def __init__(self, reach: Reach, clock: Clock, resolver: Resolve, dialler: Dial) -> None:
         self.port = 0
         self._reach, self._clock = reach, clock
         self._resolve, self._dial = resolver, dialler
         self._passes: dict[str, Pass] = {}
-        self._strangers = 0
         self._open: dict[asyncio.Task[None], Pass | None] = {}
 
     def admit(self, plugin: str, egress: Sequence[Egress]) -> Pass:
@@ -116,24 +139,25 @@ class EgressProxy:
             if owner is leave:
                 task.cancel()
 
-    async def listen(self, listener: socket.socket | None = None) -> asyncio.Server:
-        """Serve on this machine, or on a socket that was made elsewhere (in a network of its own)."""
+    async def listen(self, listener: socket.socket | None = None, only: Pass | None = None) -> asyncio.Server:
+        """Serve on this machine, or on a socket that was made elsewhere (in a network of its own) for one launch."""
+        accept = partial(self._accept, Door(only))
         if listener is None:
-            return await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=HEAD_BYTES)
-        return await asyncio.start_server(self._accept, sock=listener, limit=HEAD_BYTES)
+            return await asyncio.start_server(accept, "127.0.0.1", 0, limit=HEAD_BYTES)
+        return await asyncio.start_server(accept, sock=listener, limit=HEAD_BYTES)
 
     async def aclose(self) -> None:
         for task in self._open:
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _accept(self, door: Door, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         if task is None:  # never: we run in the task that the server made for us
             return
         self._open[task] = None
         try:
-            await self._serve(reader, writer, task)
+            await self._serve(door, (reader, writer), task)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # who leaves in the middle, or says nothing, is told nothing
         except asyncio.CancelledError:  # the server's task, ended by us: nobody awaits it
@@ -142,37 +166,27 @@ class EgressProxy:
             self._open.pop(task, None)
             writer.close()
 
-    async def _serve(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, task: asyncio.Task[None]
-    ) -> None:
+    async def _serve(self, door: Door, client: Streams, task: asyncio.Task[None]) -> None:
         try:
-            with self._stranger():
+            with door.stranger():
                 async with asyncio.timeout(HEAD_SECONDS):
-                    head = read_head(await reader.readuntil(b"\r\n\r\n"))
-            leave = self._identify(head)
+                    head = read_head(await client[0].readuntil(b"\r\n\r\n"))
+            leave = self._identify(head, door)
             self._open[task] = leave
             with _counted(leave):
-                await self._forward(head, leave, (reader, writer))
+                await self._forward(head, leave, client)
         except BadHeadError:
-            await _answer(writer, 400, "no request that a proxy takes")
+            await _answer(client[1], 400, "no request that a proxy takes")
         except RefusedError as refused:
-            await _answer(writer, refused.status, refused.why)
+            await _answer(client[1], refused.status, refused.why)
 
-    @contextmanager
-    def _stranger(self) -> Iterator[None]:
-        if self._strangers >= STRANGERS:
-            raise RefusedError(503, "too many connections")
-        self._strangers += 1
-        try:
-            yield
-        finally:
-            self._strangers -= 1
-
-    def _identify(self, head: Head) -> Pass:
+    def _identify(self, head: Head, door: Door) -> Pass:
         name, secret = head.credentials()
         leave = self._passes.get(name)
         if leave is None or not hmac.compare_digest(leave.secret.encode(), secret.encode()):
             raise RefusedError(407, "credentials of a launch are needed")
+        if door.only not in (None, leave):
+            raise RefusedError(407, "these credentials are another launch's")
         return leave
 
     async def _forward(self, head: Head, leave: Pass, client: Streams) -> None:

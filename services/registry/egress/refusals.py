@@ -24,6 +24,7 @@ class Refusals:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._kept: dict[tuple[str, str], Refusal] = {}
+        self.total = 0
 
     def __iter__(self) -> Iterator[Refusal]:
         """The latest first."""
@@ -31,6 +32,7 @@ class Refusals:
 
     def add(self, address: str, reason: str) -> Refusal:
         shown = "".join(mark if mark.isprintable() else "?" for mark in address[:LONGEST])
+        self.total += 1
         before = self._kept.pop((shown, reason), None)
         refusal = Refusal(shown, reason, before.count + 1 if before else 1, self._clock.now())
         self._kept[shown, reason] = refusal

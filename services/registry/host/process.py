@@ -368,7 +368,7 @@ class PluginProcess:
         if launch is not None:
             launch.crash = report
             # Whatever it had started and hidden from its process group.
-            end_orphans(launch.socket.parent)
+            end_orphans(launch.socket.parent, launch.enclosure.network)
         self._clear()
         log.warning("a plugin ended", plugin=self.name, state=state.value, why=report.sentence)
 
@@ -407,7 +407,7 @@ class PluginProcess:
         if self._watching is not None:
             self._watching.cancel()
         if launch is not None:
-            end_orphans(launch.socket.parent)
+            end_orphans(launch.socket.parent, launch.enclosure.network)
             self._room.forget(launch.socket)
             launch.enclosure.close()
             self._close(launch.channel.close(grace=CHANNEL_GRACE_SECONDS))

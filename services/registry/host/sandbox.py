@@ -23,6 +23,7 @@ from foundation.process.errors import LaunchError
 from foundation.process.output import Sink
 from services.registry.egress.proxy import EgressProxy, Pass
 from services.registry.egress.refusals import Refusal
+from services.registry.host.orphans import network_of
 from services.registry.host.places import PRIVATE, kept, written
 from tieline.plugin.v1.manifest_pb2 import Manifest
 
@@ -51,6 +52,8 @@ class Enclosure:
     confined: bool = False
     reason: str = ""
     """Why it is not confined, where that was wanted."""
+    network: str = ""
+    """The one that was made for it, where it is confined; ours to name until `close`, as our listener is in it."""
     _server: asyncio.Server | None = None
 
     def allow(self, instance: str, settings: bytes) -> None:
@@ -80,6 +83,7 @@ class Enclosure:
         return await Child.spawn(replace(command, env={**command.env, **self.leave.environment()}), sink)
 
     def close(self) -> None:
+        self.network = ""
         if self._server is not None:
             self._server.close()
         if self.proxy is not None and self.leave is not None:
@@ -101,7 +105,8 @@ class Enclosure:
             write=written(command),
         )
         child, listener = await spawn_confined(enclosed, confinement, sink)
-        self._server = await proxy.listen(listener)
+        self._server = await proxy.listen(listener, leave)
+        self.network = network_of(child.pid)
         self.confined, self.reason = True, ""
         return child
 

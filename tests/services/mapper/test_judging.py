@@ -117,3 +117,5 @@ def test_backoff_grows_to_its_cap_and_never_comes_before_it_may() -> None:
     assert all(60 <= backoff.seconds(0, asked) <= 60.2 for _ in range(200))
     asked.retry_after.FromSeconds(10**7)
     assert backoff.seconds(0, asked) == 3600
+    asked.retry_after.seconds = 2**62  # more than any other type can hold
+    assert backoff.seconds(0, asked) == 3600

@@ -124,6 +124,8 @@ class Plugin(plugin_pb2_grpc.PluginServiceServicer):
                 )
         if word == "defect" or (word == "defect once" and count == 1):
             await refuse(context, Failure(kind=K.FAILURE_KIND_INTERNAL, reason="DEFECT"))
+        if word == "odd":
+            await refuse(context, odd())
         if word == "down":
             await refuse(context, Failure(kind=K.FAILURE_KIND_TRANSIENT, reason="DOWN"))
         if word.startswith("limited") and count == 1:
@@ -185,8 +187,10 @@ class Plugin(plugin_pb2_grpc.PluginServiceServicer):
             time.sleep(3600)  # noqa: ASYNC251  that is the point
         if "hang" in words:
             await asyncio.sleep(3600)
-        if "defect" in words:
-            await refuse(context, Failure(kind=K.FAILURE_KIND_INTERNAL, reason="DEFECT"))
+        if "defect" in words or "odd" in words:
+            await refuse(
+                context, odd() if "odd" in words else Failure(kind=K.FAILURE_KIND_INTERNAL, reason="DEFECT")
+            )
         answer = transform_pb2.TransformDataResponse()
         for group in request.groups:
             result = answer.results.add(instance_id=group.context.instance_id)
@@ -199,6 +203,7 @@ class Plugin(plugin_pb2_grpc.PluginServiceServicer):
             for item in group.inputs:
                 outcome = result.outcomes.add(input_id=item.input_id)
                 outcome.skipped.reason = "SEEN"
+            spoil(result, words)
         return answer
 
     async def demand(self, wanted: Any, context: Any) -> None:
@@ -210,6 +215,28 @@ class Plugin(plugin_pb2_grpc.PluginServiceServicer):
         for one in wanted.credentials:
             if self.held.get((wanted.instance_id, one.slot, one.entry), (0, b""))[0] < one.version:
                 await refuse(context, Failure(kind=K.FAILURE_KIND_NOT_PREPARED, reason="CREDENTIAL_MISSING"))
+
+
+def spoil(result: transform_pb2.TransformGroupResult, words: list[str]) -> None:
+    """What a word asks for, in place of an honest answer."""
+    match words:
+        case ["odd outcome"]:
+            result.outcomes[0].failure.CopyFrom(odd())
+        case ["odd group"]:
+            result.failure.CopyFrom(odd())
+        case ["twice"]:
+            result.outcomes.add(input_id=result.outcomes[0].input_id).skipped.reason = "SEEN"
+        case ["another"]:
+            result.instance_id = "instance-raw-99"
+
+
+def odd() -> Failure:
+    """Nothing in it is as the contract has it."""
+    failure = Failure(kind=99, reason="R" * 200, message="\x1b[2J\x00" + "m" * 3000)  # type: ignore[arg-type]
+    failure.retry_after.seconds = 2**62
+    failure.throttle_scope.bucket = "b" * 400
+    failure.upstream.host = "h" * 400
+    return failure
 
 
 async def refuse(context: Any, failure: Failure) -> None:

@@ -6,14 +6,16 @@ import asyncio
 import base64
 import ipaddress
 import json
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from foundation.clock import SteeredClock
 from foundation.net.addresses import IpAddress, Reach, resolve
@@ -163,9 +165,11 @@ def basic(leave: Pass) -> str:
     return "Basic " + base64.b64encode(f"{leave.name}:{leave.secret}".encode()).decode()
 
 
-async def ask(proxy: EgressProxy, head: str, then: bytes = b"") -> bytes:
+async def ask(
+    proxy: EgressProxy, head: str, then: bytes = b"", where: tuple[str, int] = ("127.0.0.1", 0)
+) -> bytes:
     """Everything that comes back, until the proxy closes."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    reader, writer = await asyncio.open_connection(where[0], where[1] or proxy.port)
     try:
         writer.write(head.replace("\n", "\r\n").encode() + then)
         async with asyncio.timeout(30):
@@ -210,6 +214,40 @@ async def test_who_is_no_launch_gets_nothing(authorization: str) -> None:
 async def test_what_is_no_request_is_refused(head: str) -> None:
     async with admitted() as (proxy, _):
         assert (await ask(proxy, head)).startswith(b"HTTP/1.1 400 ")
+
+
+async def test_who_fills_its_own_door_with_silence_shuts_out_nobody_else() -> None:
+    async with admitted(Egress(host="a.example")) as (proxy, leave), AsyncExitStack() as stack:
+        other = proxy.admit("two", [])
+        listener = socket.create_server(("127.0.0.1", 0), backlog=subject.CONNECTIONS * 2)
+        where = listener.getsockname()[:2]
+        await stack.enter_async_context(await proxy.listen(listener, other))
+        for _ in range(subject.CONNECTIONS):
+            _, writer = await asyncio.open_connection(*where)
+            stack.callback(writer.close)
+        assert (await ask(proxy, "", where=where)).startswith(b"HTTP/1.1 503 ")
+        assert (await ask(proxy, connect("b.example:443", basic(leave)))).startswith(b"HTTP/1.1 403 ")
+
+
+async def test_a_door_of_its_own_is_for_one_launch_alone() -> None:
+    async with admitted(Egress(host="a.example")) as (proxy, leave):
+        other = proxy.admit("two", [])
+        listener = socket.create_server(("127.0.0.1", 0))
+        where = listener.getsockname()[:2]
+        async with await proxy.listen(listener, other):
+            stolen = await ask(proxy, connect("a.example:443", basic(leave)), where=where)
+            assert stolen.startswith(b"HTTP/1.1 407 ")
+            own = await ask(proxy, connect("a.example:443", basic(other)), where=where)
+            assert own.startswith(b"HTTP/1.1 403 ")
+
+
+def test_neither_one_name_nor_all_there_are_fill_the_log() -> None:
+    with capture_logs() as logged:
+        for name in ("same", "host-{}"):
+            leave = Pass("one", "one-1", "secret", 0, AllowList([]), Refusals(SteeredClock()))
+            for number in range(5000):
+                leave.refuse(f"{name.format(number)}.example:443", subject.NOT_NAMED)
+    assert len(logged) < 2 * (subject.TOLD + 13)
 
 
 async def test_a_head_has_an_end() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,8 @@ ONE = connected(1)
 async def frames(
     broker: Broker, one: Served, silence: float = 20.0, **more: object
 ) -> list[FetchDataResponse]:
-    request = FetchDataRequest(**({"stream": "items"} | more))  # type: ignore[arg-type]
+    fields: dict[str, Any] = {"stream": "items"} | more
+    request = FetchDataRequest(**fields)
     fetching = Fetching(broker.calls, silence)
     async with aclosing(fetching.fetch(ref(one), request, 60.0)) as polled:
         return [frame async for frame in polled]
@@ -100,11 +102,11 @@ async def test_who_leaves_early_ends_the_plugins_stream(tmp_path: Path) -> None:
     ],
 )
 async def test_what_the_manifest_does_not_declare_is_not_asked(
-    tmp_path: Path, more: dict[str, object], reason: str
+    tmp_path: Path, more: dict[str, Any], reason: str
 ) -> None:
     async with asking(tmp_path, ONE) as (broker, _):
         with pytest.raises(CallFailed, match=reason):
-            await frames(broker, ONE, **more)  # type: ignore[arg-type]  # none of them is the silence
+            await frames(broker, ONE, **more)
     assert not calls(tmp_path, "FetchData")
 
 

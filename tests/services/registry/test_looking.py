@@ -147,14 +147,16 @@ async def test_answers_are_kept_within_bounds_and_as_long_as_they_may() -> None:
     clock = SteeredClock()
     answers = Answers(clock, entries=3, size=2 * OVERHEAD + 2000)
     small, large = LookupAnswer(), LookupAnswer()
-    large.found.attributes = b"x" * 1500
-    for name in (b"a", b"b", b"c"):
+    small.found.attributes, large.found.attributes = b"{}", b"x" * 1500
+    for name in (b"a", b"b", b"c", b"d"):
         answers.keep(name, small, 10.0)
-    assert answers.find(b"a") is None, "three of them and what they cost are too much"
-    answers.keep(b"d", large, 10.0)
-    assert [answers.find(name) is None for name in (b"b", b"c", b"d")] == [True, False, False]
-    answers.keep(b"e", large, 0.0)
-    assert answers.find(b"e") is None
+    assert answers.find(b"a") is None, "four are too many"
+    assert answers.find(b"b") is not None
+    answers.keep(b"e", large, 10.0)
+    kept = [name for name in (b"b", b"c", b"d", b"e") if answers.find(name)]
+    assert kept == [b"b", b"d", b"e"], "what was asked for longest ago made room"
+    answers.keep(b"f", large, 0.0)
+    assert answers.find(b"f") is None
     await clock.advance(11.0)
-    assert answers.find(b"d") is None
-    assert len(answers) == 1
+    assert answers.find(b"e") is None
+    assert len(answers) == 2

@@ -13,7 +13,7 @@ import pytest
 from foundation.net.addresses import Reach
 from foundation.process.confined import USERS, missing
 from foundation.process.supervised import State
-from foundation.process.testing import until
+from foundation.process.testing import alive, gone, until
 from services.registry.broker.broker import Broker
 from services.registry.broker.serving import FixedConnections, Served
 from services.registry.egress.proxy import open_egress
@@ -152,6 +152,18 @@ async def test_an_honest_plugin_finds_its_way_out(tmp_path: Path, monkeypatch: p
             plugin.process.kill()
             await until(lambda: plugin.process.state is not State.READY, 30.0)
             assert await plugin.tries("1 + 1") == "2", "the next life is confined as well"
+
+
+@pytest.mark.usefixtures("confinable")
+async def test_what_it_leaves_behind_ends_with_it_whatever_it_did_to_hide(tmp_path: Path) -> None:
+    async with villain(tmp_path, Wanted.CONFINED) as plugin:
+        hide = "subprocess.Popen(['sleep', '600'], env={}, start_new_session=True).pid"
+        left = int(await plugin.tries(hide))
+        assert alive(left)
+        plugin.process.kill()
+        await gone([left], 30.0)
+        also = int(await plugin.tries(hide))
+    await gone([also], 30.0)
 
 
 async def test_what_is_not_confined_says_so(tmp_path: Path) -> None:
