@@ -373,6 +373,7 @@ async def test_packages_of_node_are_installed_beside_a_copy_of_the_folder(tmp_pa
         assert environment.folder != folder
         assert (environment.folder / "node_modules" / "ours" / "package.json").is_file()
         assert not (folder / "node_modules").exists(), "a plugin's own folder is left as it is"
+        await until(lambda: "one" in host.processes, 30)
         async with host.processes["one"].call(30):
             assert host.processes["one"].state is State.READY
 
