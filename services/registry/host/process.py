@@ -36,6 +36,7 @@ from services.registry.host.garbage import RefuseGarbage
 from services.registry.host.launch import GRACE_SECONDS, Launch, command_for, memory_limit
 from services.registry.host.orphans import end_orphans
 from services.registry.host.sandbox import Sandbox
+from services.registry.host.secrets import Secrets
 from services.registry.host.socket_room import SocketRoom
 from services.registry.host.watchdog import Patience, Watchdog
 from tieline.plugin.v1 import plugin_pb2, plugin_pb2_grpc
@@ -361,10 +362,10 @@ class PluginProcess:
         if "was not ready" in report.sentence and self.trouble:
             report = replace(report, sentence=f"{report.sentence}: {self.trouble}")
         launch = self._launch
-        hidden = launch.secrets if launch is not None else ()
+        hidden = launch.secrets if launch is not None else Secrets()
         report = replace(report, sentence=redacted(report.sentence, hidden))
         self.trouble = report.sentence
-        self.crashes.appendleft(Crash(self._clock.now(), report, redacted(report.tail, hidden)))
+        self.crashes.appendleft(Crash(self._clock.now(), report, redacted(report.tail, hidden, is_tail=True)))
         if launch is not None:
             launch.crash = report
             # Whatever it had started and hidden from its process group.
@@ -415,5 +416,5 @@ class PluginProcess:
             closing.add_done_callback(self._closing.discard)
 
     def _heard(self, line: Line) -> None:
-        hidden = self._launch.secrets if self._launch is not None else ()
+        hidden = self._launch.secrets if self._launch is not None else Secrets()
         log.info("a plugin says", plugin=self.name, stream=line.stream, text=redacted(line.text, hidden))

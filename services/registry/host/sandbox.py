@@ -65,6 +65,11 @@ class Enclosure:
             self.leave.allowed.forget(instance)
 
     @property
+    def secrets(self) -> list[bytes]:
+        """What nobody else may use: its way out."""
+        return [] if self.leave is None else [self.leave.secret.encode()]
+
+    @property
     def refused(self) -> list[Refusal]:
         return [] if self.leave is None else list(self.leave.refused)
 

@@ -211,4 +211,4 @@ async def test_no_secret_is_in_what_is_shown_of_anything(desk: Desk) -> None:
     assert "a-first" not in repr(leased)
     launch = desk.host.processes["raw"].launch
     assert launch is not None
-    assert launch.secrets == {b"a-first"}, "what is covered in whatever the plugin says"
+    assert b"a-first" in launch.secrets, "what is covered in whatever the plugin says"
