@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import shutil
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -35,6 +34,7 @@ from services.registry.host.crashes import Crash, redacted
 from services.registry.host.garbage import RefuseGarbage
 from services.registry.host.launch import GRACE_SECONDS, Launch, command_for, memory_limit
 from services.registry.host.orphans import end_orphans
+from services.registry.host.removing import remove
 from services.registry.host.sandbox import Sandbox
 from services.registry.host.secrets import Secrets
 from services.registry.host.socket_room import SocketRoom
@@ -371,7 +371,7 @@ class PluginProcess:
             # Whatever it had started and hidden from its process group.
             end_orphans(launch.socket.parent, launch.enclosure.network)
         if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            remove(self._scratch)
         log.warning("a plugin ended", plugin=self.name, state=state.value, why=report.sentence)
 
     def _watch(self) -> None:

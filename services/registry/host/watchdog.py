@@ -7,6 +7,8 @@ holds, its children's share included, and ends it for what no limit sees.
 from __future__ import annotations
 
 import asyncio
+import math
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,8 @@ from pathlib import Path
 import psutil
 
 MIB = 1024 * 1024
+SMALLEST = 4096
+"""What a file takes, even an empty one: there are only so many of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +60,8 @@ class Watchdog:
 
     async def _watch_holdings(self, pid: int) -> None:
         while True:
-            if why := self._holds_too_much(pid):
+            # In a thread: how many files there are to look at is the plugin's choice, and others are served meanwhile.
+            if why := await asyncio.to_thread(self._holds_too_much, pid):
                 return self._end(why)
             await asyncio.sleep(self._patience.look_seconds)
 
@@ -65,10 +70,12 @@ class Watchdog:
         if held > self._memory_limit:
             return f"it held {held // MIB} MiB of memory, and {self._memory_limit // MIB} MiB is its limit"
         if self._scratch is not None:
-            used = sum(_sizes(self._scratch))
-            if used > self._scratch_quota:
-                quota = self._scratch_quota // MIB
-                return f"it kept {used // MIB} MiB in its scratch folder, and {quota} MiB is its quota"
+            used = 0.0
+            for size in _sizes(self._scratch):
+                used += size
+                if used > self._scratch_quota:
+                    quota = self._scratch_quota // MIB
+                    return f"it kept more than {quota} MiB in its scratch folder, which is its quota"
         return ""
 
 
@@ -89,10 +96,17 @@ def _resident(process: psutil.Process) -> int:
         return 0
 
 
-def _sizes(folder: Path) -> Iterator[int]:
-    for path in folder.rglob("*"):
+def _sizes(folder: Path) -> Iterator[float]:
+    """What every file takes. Without recursion, as the depth is the plugin's choice too; what hides takes all."""
+    folders = [str(folder)]
+    while folders:
         try:
-            stat = path.lstat()
-        except OSError:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    yield max(entry.stat(follow_symlinks=False).st_blocks * 512, SMALLEST)
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+        except (FileNotFoundError, NotADirectoryError):  # gone meanwhile
             continue
-        yield stat.st_blocks * 512
+        except OSError:  # closed to us, or deeper than a path can say
+            yield math.inf
