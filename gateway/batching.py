@@ -92,7 +92,7 @@ class Inbox:
             # A mapper that is just being restarted is worth the wait: most senders never come again.
             response = await self._stub.AcceptDeliveries(request, timeout=CALL_SECONDS, wait_for_ready=True)
         except Problem as problem:
-            self._fail(batch, problem)
+            self._fail(batch, _to_sender(problem))
             return
         except asyncio.CancelledError:
             self._fail(batch, Problem(Code.SHUTTING_DOWN, service="gateway"))
@@ -110,3 +110,10 @@ class Inbox:
         for _, answer in batch:
             if not answer.done():
                 answer.set_exception(Problem(problem.code, **problem.data))
+
+
+def _to_sender(problem: Problem) -> Problem:
+    """Whether it was stored is not known: the sender comes again, and a repeat is recognised."""
+    if problem.code is Code.DEADLINE_EXCEEDED:
+        return Problem(Code.DEPENDENCY_UNAVAILABLE, dependency="inbox", why="it did not answer in time")
+    return problem

@@ -88,15 +88,21 @@ def _group(inputs: Group) -> TransformDataRequest.Group:
 
 
 def _input(waiting: Waiting) -> TransformInput:
+    told = DeliveryMessage.FromString(waiting.headers)
     message = TransformInput(
         input_id=str(waiting.id),
-        webhook=waiting.channel,
         payload=waiting.body,
         content_type=waiting.content_type,
-        headers=DeliveryMessage.FromString(waiting.headers).headers,
+        headers=told.headers,
         event_type=waiting.event_type,
-        key=waiting.key,
     )
+    if told.HasField("record"):
+        message.stream = waiting.channel
+        message.key, message.version = told.record.key, told.record.version
+        if told.record.partition:
+            message.partition.id = told.record.partition
+    else:
+        message.webhook, message.key = waiting.channel, waiting.key
     message.received_at.FromDatetime(waiting.received_at)
     return message
 

@@ -57,6 +57,8 @@ class EventServicer(EventServiceServicer):
         for field in ("connection", "channel", "key", "body", "content_type", "sha256"):
             setattr(delivery, field, getattr(row, field))
         delivery.received_at.FromDatetime(row.received_at)
+        if delivery.HasField("record"):
+            delivery.key = delivery.record.key
         return delivery
 
 

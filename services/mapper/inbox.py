@@ -48,6 +48,10 @@ class Arrival:
     partition: int
     received_at: datetime
     message: DeliveryInput
+    record: DeliveryMessage.Record | None = None
+    """Of a stream; its place in the stream is in the key, as a digest."""
+    failure: Failure | None = None
+    """It could not be read, so it is a dead letter from the beginning."""
 
     @property
     def repeat_key(self) -> RepeatKey:
@@ -60,7 +64,7 @@ class Arrival:
 
     @property
     def headers(self) -> bytes:
-        return DeliveryMessage(headers=self.message.headers).SerializeToString()
+        return DeliveryMessage(headers=self.message.headers, record=self.record).SerializeToString()
 
     @property
     def sha256(self) -> bytes:
@@ -80,9 +84,27 @@ class Kept:
     is_new: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Who polls a part of a stream: whoever has taken over has the higher number."""
+
+    tenant: str
+    connection: str
+    stream: str
+    partition: str
+    number: int
+
+
+class Fenced(Exception):  # noqa: N818 - a state, not a fault
+    """Another poller has taken over."""
+
+
 class Deliveries(Protocol):
-    async def keep(self, arrivals: Sequence[Arrival]) -> Mapping[RepeatKey, Kept]:
-        """Store what is new, and say of each key what is there; nothing is there where its id was taken."""
+    async def keep(self, arrivals: Sequence[Arrival], fence: Fence | None = None) -> Mapping[RepeatKey, Kept]:
+        """Store what is new, and say of each key what is there; nothing is there where its id was taken.
+
+        `Fenced` if a higher number than the fence's was seen; nothing is stored then.
+        """
 
 
 class Inbox:
@@ -101,24 +123,42 @@ class Inbox:
                 outcomes[index] = _refused(message, "DELIVERY_UNUSABLE", str(refusal))
             else:
                 firsts.setdefault(arrival.repeat_key, arrival)
+        await self._settle(outcomes, arrivals, firsts)
+        return outcomes
+
+    async def accept_arrivals(self, arrivals: Sequence[Arrival], fence: Fence) -> list[AcceptOutcome]:
+        """The same for what was found usable already."""
+        outcomes = [AcceptOutcome()] * len(arrivals)
+        firsts: dict[RepeatKey, Arrival] = {}
+        for arrival in arrivals:
+            firsts.setdefault(arrival.repeat_key, arrival)
+        await self._settle(outcomes, dict(enumerate(arrivals)), firsts, fence)
+        return outcomes
+
+    async def _settle(
+        self,
+        outcomes: list[AcceptOutcome],
+        arrivals: Mapping[int, Arrival],
+        firsts: Mapping[RepeatKey, Arrival],
+        fence: Fence | None = None,
+    ) -> None:
         # An id may stand in one row only, so what takes a second key with it is not even tried.
         by_id: dict[tuple[str, UUID], Arrival] = {}
         for arrival in firsts.values():
             by_id.setdefault((arrival.tenant, arrival.id), arrival)
-        kept = await self._keep(list(by_id.values())) if by_id else {}
+        kept = await self._keep(list(by_id.values()), fence) if by_id or fence else {}
         for index, arrival in arrivals.items():
             is_first = firsts[arrival.repeat_key] is arrival
             outcomes[index] = _outcome(arrival, kept.get(arrival.repeat_key), is_first=is_first)
-        return outcomes
 
-    async def _keep(self, arrivals: list[Arrival]) -> Mapping[RepeatKey, Kept]:
+    async def _keep(self, arrivals: list[Arrival], fence: Fence | None) -> Mapping[RepeatKey, Kept]:
         for _ in range(_ATTEMPTS - 1):
             # Two calls that carry the same deliveries in another order may deadlock; one of them is told.
             try:
-                return await self._store.keep(arrivals)
+                return await self._store.keep(arrivals, fence)
             except TransactionConflict:
                 continue
-        return await self._store.keep(arrivals)
+        return await self._store.keep(arrivals, fence)
 
 
 def _outcome(arrival: Arrival, kept: Kept | None, *, is_first: bool) -> AcceptOutcome:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from foundation.clock import Clock
 from foundation.errors import Code, Problem
-from services.mapper.inbox import Inbox
+from services.mapper.inbox import Fenced, Inbox
+from services.mapper.records import arrival_of, fence_of
 from services.mapper.store.inbox import PressureStore
 from tieline.common.v1.delivery_pb2 import Priority
 from tieline.mapper.v1 import inbox_pb2
@@ -18,7 +20,9 @@ HOLD_BULK = 50_000
 
 
 class InboxServicer(InboxServiceServicer):
-    def __init__(self, inbox: Inbox, pressure: PressureStore, accepted: asyncio.Event) -> None:
+    def __init__(self, inbox: Inbox, pressure: PressureStore, accepted: asyncio.Event, clock: Clock) -> None:
+        self._clock = clock
+        self.hold_bulk = HOLD_BULK
         self._inbox = inbox
         self._pressure = pressure
         self._accepted = accepted
@@ -32,6 +36,20 @@ class InboxServicer(InboxServiceServicer):
         self._accepted.set()
         return inbox_pb2.AcceptDeliveriesResponse(outcomes=outcomes)
 
+    async def AcceptRecords(  # noqa: N802
+        self, request: inbox_pb2.AcceptRecordsRequest, _: Any
+    ) -> inbox_pb2.AcceptRecordsResponse:
+        if len(request.records) > MOST:
+            raise Problem(Code.INVALID_ARGUMENT, field="records", why=f"more than {MOST} in one call")
+        fence, now = fence_of(request), self._clock.now()
+        arrivals = [arrival_of(given, request, fence, now) for given in request.records]
+        try:
+            outcomes = await self._inbox.accept_arrivals(arrivals, fence)
+        except Fenced:
+            raise Problem(Code.CONFLICT, why="another poller has taken over") from None
+        self._accepted.set()
+        return inbox_pb2.AcceptRecordsResponse(outcomes=outcomes)
+
     async def GetInboxPressure(  # noqa: N802
         self, _: inbox_pb2.GetInboxPressureRequest, __: Any
     ) -> inbox_pb2.GetInboxPressureResponse:
@@ -39,5 +57,5 @@ class InboxServicer(InboxServiceServicer):
         for priority, waiting, oldest in await self._pressure.waiting():
             lane = response.lanes.add(priority=Priority.ValueType(priority), waiting=waiting)
             lane.oldest.FromNanoseconds(int(oldest * 1e9))
-        response.hold_bulk = sum(lane.waiting for lane in response.lanes) > HOLD_BULK
+        response.hold_bulk = sum(lane.waiting for lane in response.lanes) > self.hold_bulk
         return response

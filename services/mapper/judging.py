@@ -106,8 +106,8 @@ class Judge:
         worn_out = failure.kind in _DEFECTS and waiting.attempts + 1 >= DEFECT_ATTEMPTS
         if failure.kind in _FINAL or worn_out:
             stage = DeadLetter.STAGE_POISON if failure.reason == "POISON" else DeadLetter.STAGE_TRANSFORM
-            return Dead(stage, _tidy(failure), (), version)
-        return Postponed(_tidy(failure), self.backoff.seconds(waiting.attempts, failure))
+            return Dead(stage, tidy(failure), (), version)
+        return Postponed(tidy(failure), self.backoff.seconds(waiting.attempts, failure))
 
 
 def _by_input(outcomes: Sequence[TransformOutcome]) -> dict[str, TransformOutcome | None]:
@@ -133,7 +133,7 @@ def _defect(reason: str, why: str) -> Failure:
     return Failure(kind=failure_pb2.FAILURE_KIND_INTERNAL, reason=reason, message=why)
 
 
-def _tidy(failure: Failure) -> Failure:
+def tidy(failure: Failure) -> Failure:
     """A stranger's failure, within the limits that the contract sets it."""
     kept = Failure()
     kept.CopyFrom(failure)

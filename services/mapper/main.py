@@ -71,7 +71,7 @@ async def serve(settings: MapperSettings, stop: asyncio.Event) -> None:
             working(store, worker_store, bus, Broker(registry), clock, notices=settings.nats_url)
         )
         api = Api(
-            InboxServicer(Inbox(InboxStore(store)), PressureStore(worker_store), wake),  # type: ignore[abstract]  # see Api
+            InboxServicer(Inbox(InboxStore(store)), PressureStore(worker_store), wake, clock),
             EventServicer(EventStore(store), clock),  # type: ignore[abstract]
             SubscriptionServicer(SubscriptionStore(store), bus, clock, stopping=stop),  # type: ignore[abstract]
         )

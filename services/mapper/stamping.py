@@ -12,8 +12,10 @@ from uuid import UUID
 from services.mapper.names import delivery_name, event_id
 from tieline.event.v1.content_pb2 import SEVERITY_INFO, SEVERITY_UNSPECIFIED
 from tieline.event.v1.event_pb2 import (
+    AUTHENTICITY_POLLED,
     AUTHENTICITY_UNVERIFIED,
     AUTHENTICITY_VERIFIED,
+    Authenticity,
     Event,
     RawReference,
     Source,
@@ -44,6 +46,8 @@ class Original(Protocol):
     def received_at(self) -> datetime: ...
     @property
     def verified(self) -> bool: ...
+    @property
+    def polled(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,7 @@ def _stamp(
     event.source.CopyFrom(_source(draft.type, plugin_version, original.channel))
     event.received_at.FromDatetime(original.received_at)
     event.stored_at.FromDatetime(now)
-    event.authenticity = AUTHENTICITY_VERIFIED if original.verified else AUTHENTICITY_UNVERIFIED
+    event.authenticity = _authenticity(original)
     event.raw.CopyFrom(
         RawReference(
             delivery=delivery_name(original.tenant, original.id),
@@ -100,6 +104,12 @@ def _content(draft: EventDraft) -> Event:
     """Fields of the same name mean the same in both messages; that is the contract."""
     given = {field.name: value for field, value in draft.ListFields()}
     return Event(**given)
+
+
+def _authenticity(original: Original) -> Authenticity.ValueType:
+    if original.polled:
+        return AUTHENTICITY_POLLED
+    return AUTHENTICITY_VERIFIED if original.verified else AUTHENTICITY_UNVERIFIED
 
 
 def _source(type_: str, version: str, channel: str) -> Source:

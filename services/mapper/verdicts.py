@@ -12,6 +12,7 @@ from services.mapper.stamping import StampedEvent
 from tieline.common.v1.diagnostic_pb2 import Diagnostic
 from tieline.common.v1.failure_pb2 import Failure
 from tieline.mapper.v1.dead_letters_pb2 import DeadLetter
+from tieline.mapper.v1.events_pb2 import Delivery
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,11 @@ class Waiting:
     verified: bool
     traceparent: str
     attempts: int
+
+    @property
+    def polled(self) -> bool:
+        """We went and fetched it, so nobody had to prove anything."""
+        return Delivery.FromString(self.headers).HasField("record")
 
     @classmethod
     def of(cls, row: Any) -> Self:

@@ -282,9 +282,16 @@ async def test_anything_but_a_clear_yes_is_no(
     assert (await running.post(b"{}", signed(b"{}"))).status_code == status
 
 
-async def test_an_inbox_that_fails_is_a_503(running: Edge) -> None:
+@pytest.mark.parametrize(
+    "problem",
+    [
+        Problem(Code.DEPENDENCY_UNAVAILABLE, dependency="PostgreSQL", why="it is away"),
+        Problem(Code.DEADLINE_EXCEEDED, method="AcceptDeliveries"),
+    ],
+)
+async def test_an_inbox_that_fails_or_may_have_is_a_503(running: Edge, problem: Problem) -> None:
     async def accept(_: list[DeliveryInput]) -> list[AcceptOutcome]:
-        raise Problem(Code.DEPENDENCY_UNAVAILABLE, dependency="PostgreSQL", why="it is away")
+        raise problem
 
     running.inbox.accept = accept
     answer = await running.post(b"{}", signed(b"{}"))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from foundation.store.unit_of_work import Store
-from services.mapper.inbox import Arrival, Kept, RepeatKey
+from services.mapper.inbox import Arrival, Fence, Fenced, Kept, RepeatKey
+from services.mapper.judging import tidy
+from tieline.common.v1.failure_pb2 import Failure
+from tieline.mapper.v1.dead_letters_pb2 import DeadLetter
 
 # `position` is given in the order of insertion: deliveries of one call keep theirs.
 _KEEP = text("""
@@ -50,6 +54,27 @@ _FIND = text("""
     join inbox i using (tenant, connection, channel, key)
 """)
 
+# The row stays locked until the records are there, so no higher number can come in between.
+_FENCE = text("""
+    insert into fences (tenant, connection, stream, partition, number)
+    values (:tenant, :connection, :stream, :partition, :number)
+    on conflict (tenant, connection, stream, partition) do update set number = excluded.number
+        where fences.number <= excluded.number
+    returning number
+""")
+
+_DIED = text("""
+    update inbox set state = 3, reason = :reason, attempts = 1, finished_at = now(), events = '{}'
+    where (tenant, delivery) = (:tenant, :delivery)
+""")
+
+_BURY = text("""
+    insert into dead_letters (
+        tenant, delivery, connection, channel, event_type, stage, reason, failure, diagnostics, attempts,
+        plugin_version, state
+    ) values (:tenant, :delivery, :connection, :channel, :event_type, :stage, :reason, :failure, '{}', 1, '', 1)
+""")
+
 _PRESSURE = text("""
     select priority, count(*) as waiting, extract(epoch from now() - min(received_at)) as oldest
     from inbox where state = 0 group by priority order by priority
@@ -60,14 +85,22 @@ class InboxStore:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def keep(self, arrivals: Sequence[Arrival]) -> Mapping[RepeatKey, Kept]:
-        async with self._store.unit_of_work(tenants={arrival.tenant for arrival in arrivals}) as work:
+    async def keep(self, arrivals: Sequence[Arrival], fence: Fence | None = None) -> Mapping[RepeatKey, Kept]:
+        tenants = {arrival.tenant for arrival in arrivals} | ({fence.tenant} if fence else set())
+        async with self._store.unit_of_work(tenants=tenants) as work:
+            if fence is not None and (await work.execute(_FENCE, asdict(fence))).first() is None:
+                raise Fenced
             new = {(row.tenant, row.delivery) for row in await work.execute(_KEEP, _columns(arrivals))}
             kept = {
                 arrival.repeat_key: Kept(arrival.id, is_new=True)
                 for arrival in arrivals
                 if (arrival.tenant, arrival.id) in new
             }
+            dead = [arrival for arrival in arrivals if arrival.repeat_key in kept and arrival.failure]
+            if dead:
+                graves = [_grave(arrival) for arrival in dead]
+                await work.execute(_DIED, graves)
+                await work.execute(_BURY, graves)
             repeats = [arrival for arrival in arrivals if arrival.repeat_key not in kept]
             if repeats:
                 kept |= await _find(work, repeats)
@@ -99,6 +132,20 @@ class PressureStore:
         async with self._store.across_tenants() as work:
             rows = await work.execute(_PRESSURE)
             return [(row.priority, row.waiting, float(row.oldest)) for row in rows]
+
+
+def _grave(arrival: Arrival) -> dict[str, object]:
+    failure = tidy(arrival.failure or Failure())
+    return {
+        "tenant": arrival.tenant,
+        "delivery": arrival.id,
+        "connection": arrival.message.connection,
+        "channel": arrival.message.webhook,
+        "event_type": arrival.message.event_type,
+        "stage": DeadLetter.STAGE_FETCH,
+        "reason": failure.reason,
+        "failure": failure.SerializeToString(),
+    }
 
 
 def _columns(arrivals: Sequence[Arrival]) -> dict[str, list[object]]:

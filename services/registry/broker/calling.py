@@ -110,6 +110,8 @@ class Calls:
                     call = ask(reach)
                     async with streaming(call), aclosing(streams.frames(call)) as frames:
                         async for frame in frames:
+                            if not begun:
+                                process.proved()  # a frame is an answer, however the stream ends
                             begun = True
                             yield frame
             except CallFailed as failed:

@@ -68,6 +68,11 @@ class Published:
         return self.status != Manifest.STATUS_INACTIVE and self.environment is not None and not self.failure
 
     @property
+    def pending(self) -> bool:
+        """Not known yet whether it can be started."""
+        return self.status != Manifest.STATUS_INACTIVE and self.environment is None and not self.failure
+
+    @property
     def runs_elsewhere(self) -> bool:
         """It joins by itself; nobody starts it here."""
         return self.manifest.runtime.WhichOneof("kind") != "process"
@@ -129,9 +134,10 @@ class Catalogue:
         for installation in self._installed.values():
             await end(installation.task)
 
-    async def turned(self) -> None:
-        """Wait for the next change."""
-        await self._turned.wait()
+    async def turned(self, known: Content) -> None:
+        """Wait until it is another than this one."""
+        while self.content is known:
+            await self._turned.wait()
 
     async def rescan(self) -> tuple[list[Published], list[Published]]:
         """Look now; what was added and what was removed since the last look. What failed is tried again."""
@@ -181,8 +187,9 @@ class Catalogue:
                 else:
                     self._restless.pop(file, None)
                     del self._seen[file]
-            # In the order of the directories: who comes first keeps name and version.
-            self._seen = {file: self._seen[file] for file in [*signatures, *self._seen] if file in self._seen}
+            # In the order of the directories: who comes first keeps name and version, while it is replaced too.
+            if self._seen.keys() <= signatures.keys():
+                self._seen = {file: self._seen[file] for file in signatures if file in self._seen}
             await self._remember()
             self._publish()
 
@@ -199,7 +206,7 @@ class Catalogue:
     def _publish(self) -> None:
         """Put together what is known, and tell whoever waits if that is anything new."""
         discovery = self._discovery()
-        found, problems = discovery.plugins, discovery.problems
+        found, problems = discovery.plugins, list(discovery.problems)
         for key in self._installed.keys() - found.keys():
             self._installed.pop(key).give_up()
         published = {}
@@ -208,11 +215,14 @@ class Catalogue:
             entry = self._entries.get(key)
             if entry is not None:
                 installation = self._installation(key, one, seen.digest)
-                published[key] = Published(
-                    one, seen.digest, entry, installation.environment, installation.failure
-                )
-        content = Content(published, problems)
-        content = Content({key: _bound(one, content) for key, one in published.items()}, problems)
+                environment, failure = installation.environment, installation.failure
+                if environment is not None and failure:
+                    why = f"{failure}; what was installed before is used until then"
+                    problems.append(refused(one.folder / "plugin.toml", ManifestError((), why)))
+                    failure = ""
+                published[key] = Published(one, seen.digest, entry, environment, failure)
+        content = Content(published, tuple(problems))
+        content = replace(content, published={key: _bound(one, content) for key, one in published.items()})
         if content == self.content:
             return
         for problem in set(content.problems) - set(self.content.problems):
@@ -227,7 +237,7 @@ class Catalogue:
             return there
         if there is not None:
             there.give_up()
-        self._installed[key] = _Installation(self._installer, found, digest, self._publish)
+        self._installed[key] = _Installation(self._installer, found, digest, self._publish, there)
         return self._installed[key]
 
 
@@ -239,12 +249,25 @@ class _Seen:
 
 
 class _Installation:
-    """One plugin's way into its environment; what needs none is there at once."""
+    """One plugin's way into its environment; what needs none is there at once.
 
-    def __init__(self, installer: Installer, found: Found, digest: bytes, done: Callable[[], None]) -> None:
+    Where files were changed, what was installed for them before serves on until this one is done.
+    """
+
+    def __init__(
+        self,
+        installer: Installer,
+        found: Found,
+        digest: bytes,
+        done: Callable[[], None],
+        before: _Installation | None = None,
+    ) -> None:
         self.found, self.digest = found, digest
         self.environment: Environment | None = None
+        if before is not None and before.found.folder == found.folder:
+            self.environment = before.environment
         self.failure = ""
+        self._before = None if before is None else before.task
         self.task: asyncio.Task[None] | None = None
         self._installer, self._done = installer, done
         self._again = asyncio.Event()
@@ -262,8 +285,10 @@ class _Installation:
             self.task.cancel()
 
     async def _keep(self) -> None:
+        # It holds the lock of the environment until it has ended.
+        await end(self._before)
         pause = INSTALL_AGAIN_SECONDS
-        while self.environment is None:
+        while True:
             self._again.clear()
             try:
                 if why := await missing(self.found.manifest.runtime.process.programs):
@@ -279,6 +304,7 @@ class _Installation:
                 self.environment, self.failure = environment, ""
                 log.info("a plugin is installed", plugin=self.found.name, version=self.found.manifest.version)
                 self._done()
+                return
 
 
 def _signatures(directories: Sequence[Path]) -> dict[Path, Signature]:
@@ -294,16 +320,22 @@ def _signatures(directories: Sequence[Path]) -> dict[Path, Signature]:
 def _read(file: Path, now: Signature, before: _Seen | None) -> _Seen:
     found = read(file)
     if isinstance(found, Refused):
-        return _Seen(now, found)
+        return _kept(now, found, before)
     try:
         whole = digest(file.parent)
     except (FolderError, OSError) as error:
-        return _Seen(now, refused(file, ManifestError((), str(error))))
+        return _kept(now, refused(file, ManifestError((), str(error))), before)
     if before is not None and isinstance(before.found, Found) and _is_republished(before.found, found):
         why = f"{found.name} {found.version} was published with another manifest: give it a new version"
-        problem = refused(file, ManifestError(("version",), why))
-        return _Seen(now, replace(before.found, objection=problem), before.digest)
+        return _kept(now, refused(file, ManifestError(("version",), why)), before)
     return _Seen(now, found, whole)
+
+
+def _kept(now: Signature, problem: Refused, before: _Seen | None) -> _Seen:
+    """Somebody's slip in a file is no reason to end what serves: what lay there before goes on."""
+    if before is None or isinstance(before.found, Refused):
+        return _Seen(now, problem)
+    return _Seen(now, replace(before.found, objection=problem), before.digest)
 
 
 def _is_republished(before: Found, now: Found) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -80,12 +81,19 @@ def files(directories: Sequence[Path]) -> Iterator[Path]:
     """Every `plugin.toml`: of the directories themselves, of what lies in them, and of versions in folders there."""
     for directory in dict.fromkeys(path.resolve() for path in directories):
         own = directory / "plugin.toml"
-        if own.is_file():
+        if _is_there(own):
             yield own
             continue
-        for folder in sorted(path for path in directory.glob("*") if path.is_dir()):
+        for folder in sorted(directory.glob("*")):
             inside = folder / "plugin.toml"
-            yield from [inside] if inside.is_file() else sorted(folder.glob("*/plugin.toml"))
+            yield from [inside] if _is_there(inside) else sorted(folder.glob("*/plugin.toml"))
+
+
+def _is_there(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except OSError:  # nobody may look: whoever reads it will say why
+        return True
 
 
 def read(file: Path) -> Found | Refused:
@@ -106,5 +114,6 @@ def read_checked(file: Path) -> Manifest:
 def refused(file: Path, error: ManifestError) -> Refused:
     line = error.line
     if not line and error.place:
-        line = line_of(file.read_text(errors="replace"), error.place)
+        with suppress(OSError):  # somebody takes it away at this moment
+            line = line_of(file.read_text(errors="replace"), error.place)
     return Refused(file, line, "".join(f"/{part}" for part in error.place), error.why)

@@ -20,7 +20,7 @@ from foundation.errors import Problem
 from foundation.process.restart import RestartPolicy
 from foundation.process.supervised import State
 from foundation.store.errors import StoreError
-from services.registry.catalogue.catalogue import Catalogue, Published
+from services.registry.catalogue.catalogue import Catalogue, Content, Published
 from services.registry.catalogue.ledger import Key, Ledger
 from services.registry.catalogue.versions import ANY, Range, Version
 from services.registry.host.process import PluginProcess
@@ -84,6 +84,7 @@ class Host:
         self._slots: dict[Slot, PluginProcess] = {}
         self._serving: dict[str, Version] = {}
         self._ending: dict[PluginProcess, asyncio.Task[None]] = {}
+        self._reconciled = Content()
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -181,34 +182,44 @@ class Host:
 
     async def _turned(self) -> None:
         """Until the catalogue changes; now and then there is something to tidy up as well."""
-        turned = asyncio.ensure_future(self.catalogue.turned())
-        await asyncio.wait([turned], timeout=LOOK_SECONDS)
-        turned.cancel()
+        turned = asyncio.ensure_future(self.catalogue.turned(self._reconciled))
+        try:
+            await asyncio.wait([turned], timeout=LOOK_SECONDS)
+        finally:
+            turned.cancel()
 
     async def _reconcile(self) -> None:
-        published = self.catalogue.content.published
+        tracks = await self._tracks()
+        # What it becomes while this goes on is for the next time.
+        content = self._reconciled = self.catalogue.content
         for slot, process in list(self._slots.items()):
-            wanted = published.get(slot.key)
+            wanted = content.published.get(slot.key)
             if wanted is None or not wanted.startable or self._is_idle(slot, process):
                 self._end(slot)
             else:
                 process.outdated = _is_other(process, wanted)
-        tracks = await self._tracks()
-        for plugin in self.catalogue.content.names():
-            if (version := self._choice(plugin, tracks.get(plugin))) is None:
+        for plugin in self._serving.keys() - set(content.names()):
+            del self._serving[plugin]
+        for plugin in content.names():
+            if tracks is None and plugin not in self._serving:
+                continue  # the newest may not be the one that somebody wants
+            version = self._choice(content, plugin, (tracks or {}).get(plugin))
+            if version is None:
+                self._serving.pop(plugin, None)
                 continue
+            self.beside(content.published[plugin, version])
             if self._serving.get(plugin) != version:
                 self._serving[plugin] = version
                 await self._remember(plugin, version)
-            self.beside(published[plugin, version])
-        for plugin in self._serving.keys() - set(self.catalogue.content.names()):
-            del self._serving[plugin]
 
-    def _choice(self, plugin: str, tracked: Version | None) -> Version | None:
+    def _choice(self, content: Content, plugin: str, tracked: Version | None) -> Version | None:
         """The version that shall serve: the one that does, unless it cannot any more."""
-        able = [one for one in self.catalogue.content.versions(plugin) if one.startable]
+        able = [one for one in content.versions(plugin) if one.startable]
         active = [one for one in able if one.status == Manifest.STATUS_ACTIVE] or able
         present = self._serving.get(plugin) or tracked
+        there = content.published.get((plugin, present)) if present is not None else None
+        if there is not None and there.pending:
+            return None  # whoever is installed sooner is not who was chosen
         if present is None or present not in {one.version for one in able}:
             return active[0].version if active else None
         process = self._slots.get(Slot(plugin, present))
@@ -221,12 +232,13 @@ class Host:
             return active[0].version
         return present
 
-    async def _tracks(self) -> Mapping[str, Version]:
+    async def _tracks(self) -> Mapping[str, Version] | None:
+        """None: not known now."""
         try:
             return await self._ledger.tracks()
         except (Problem, StoreError) as away:
             log.warning("which versions shall serve is not known now", why=str(away))
-            return {}
+            return None
 
     async def _remember(self, plugin: str, version: Version) -> None:
         try:

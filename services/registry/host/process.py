@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -298,7 +298,7 @@ class PluginProcess:
         enclosure = self._sandbox.enclose(self.manifest)
         self._launch = Launch(socket, nonce, channel, stub, enclosure)
         if self.manifest.HasField("scratch"):
-            self._scratch = self._room.scratch(self.resource)
+            self._scratch = self._room.scratch(socket)
         return await enclosure.spawn(command_for(self.published, self._launch, self._scratch), self._heard)
 
     async def _look(self) -> bool:
@@ -370,8 +370,7 @@ class PluginProcess:
             launch.crash = report
             # Whatever it had started and hidden from its process group.
             end_orphans(launch.socket.parent, launch.enclosure.network)
-        if self._scratch is not None:
-            remove(self._scratch)
+        self._clear()
         log.warning("a plugin ended", plugin=self.name, state=state.value, why=report.sentence)
 
     def _watch(self) -> None:
@@ -404,6 +403,7 @@ class PluginProcess:
     def _retire(self) -> None:
         """Leave a dead process's channel: calls under way on it end by themselves, new ones find the next life."""
         self._refused_before = self.refused
+        self._clear()
         launch, self._launch = self._launch, None
         if self._watching is not None:
             self._watching.cancel()
@@ -411,9 +411,18 @@ class PluginProcess:
             end_orphans(launch.socket.parent, launch.enclosure.network)
             self._room.forget(launch.socket)
             launch.enclosure.close()
-            closing = asyncio.create_task(launch.channel.close(grace=CHANNEL_GRACE_SECONDS))
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
+            self._close(launch.channel.close(grace=CHANNEL_GRACE_SECONDS))
+
+    def _clear(self) -> None:
+        scratch, self._scratch = self._scratch, None
+        if scratch is not None:
+            # It may hold a great many files.
+            self._close(asyncio.to_thread(remove, scratch))
+
+    def _close(self, closing: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(closing)
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     def _heard(self, line: Line) -> None:
         hidden = self._launch.secrets if self._launch is not None else Secrets()

@@ -187,6 +187,9 @@ class Rollouts:
     async def _observe(self, rollout: Rollout, process: PluginProcess) -> None:
         until = self._clock.monotonic() + rollout.observation.total_seconds()
         while self._clock.monotonic() < until:
+            if self._host.serving(rollout.plugin) != rollout.target:
+                why = f"{rollout.plugin} {rollout.target} cannot be started any more"
+                raise _FailedError(_failure("GONE", why))
             if why := _trouble(process):
                 raise _FailedError(_failure("UNWELL", why))
             await self._clock.sleep(min(LOOK_SECONDS, max(until - self._clock.monotonic(), 0.01)))

@@ -33,10 +33,9 @@ class SocketRoom:
         launch.mkdir(mode=0o700)
         return launch / "s"
 
-    def scratch(self, name: str) -> Path:
-        """A fresh folder for one process's passing needs: as short-lived as this room."""
-        folder = self._directory / f"scratch-{name.replace('/', '-')}"
-        remove(folder)
+    def scratch(self, socket: Path) -> Path:
+        """A folder for the passing needs of one launch: another of the same plugin may still be at work in its own."""
+        folder = self._directory / f"scratch-{socket.parent.name}"
         folder.mkdir(mode=0o700)
         return folder
 

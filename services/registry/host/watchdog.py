@@ -10,6 +10,7 @@ import asyncio
 import math
 import os
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +61,7 @@ class Watchdog:
 
     async def _watch_holdings(self, pid: int) -> None:
         while True:
-            # In a thread: how many files there are to look at is the plugin's choice, and others are served meanwhile.
+            # On another thread: how many files there are is the plugin's choice, and others are served meanwhile.
             if why := await asyncio.to_thread(self._holds_too_much, pid):
                 return self._end(why)
             await asyncio.sleep(self._patience.look_seconds)
@@ -71,7 +72,7 @@ class Watchdog:
             return f"it held {held // MIB} MiB of memory, and {self._memory_limit // MIB} MiB is its limit"
         if self._scratch is not None:
             used = 0.0
-            for size in _sizes(self._scratch):
+            for size in sizes(self._scratch):
                 used += size
                 if used > self._scratch_quota:
                     quota = self._scratch_quota // MIB
@@ -96,17 +97,18 @@ def _resident(process: psutil.Process) -> int:
         return 0
 
 
-def _sizes(folder: Path) -> Iterator[float]:
+def sizes(folder: Path) -> Iterator[float]:
     """What every file takes. Without recursion, as the depth is the plugin's choice too; what hides takes all."""
     folders = [str(folder)]
     while folders:
         try:
             with os.scandir(folders.pop()) as entries:
                 for entry in entries:
-                    yield max(entry.stat(follow_symlinks=False).st_blocks * 512, SMALLEST)
+                    with suppress(FileNotFoundError):
+                        yield max(entry.stat(follow_symlinks=False).st_blocks * 512, SMALLEST)
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
-        except (FileNotFoundError, NotADirectoryError):  # gone meanwhile
+        except (FileNotFoundError, NotADirectoryError):  # gone meanwhile, as may be each of its files
             continue
         except OSError:  # closed to us, or deeper than a path can say
             yield math.inf

@@ -12,7 +12,7 @@ from foundation.process.restart import RestartPolicy
 from services.registry.broker.serving import Served
 from services.registry.catalogue.catalogue import Catalogue
 from services.registry.catalogue.installing import Installer
-from services.registry.catalogue.ledger import HeldLedger
+from services.registry.catalogue.ledger import HeldLedger, Ledger
 from services.registry.host.host import Host
 from services.registry.host.sandbox import Sandbox
 from services.registry.host.socket_room import socket_room
@@ -114,9 +114,10 @@ async def hosting(
     sandbox: Sandbox | None = None,
     patience: Patience | None = None,
     look_seconds: float = 0.1,
+    ledger: Ledger | None = None,
 ) -> AsyncIterator[Host]:
-    """A host of what lies in these directories, which it watches; it remembers nothing beyond its end."""
-    ledger = HeldLedger(SystemClock())
+    """A host of what lies in these directories, which it watches; only a given ledger outlasts it."""
+    ledger = ledger or HeldLedger(SystemClock())
     with socket_room(below) as room, TemporaryDirectory() as environments:
         async with (
             Catalogue(

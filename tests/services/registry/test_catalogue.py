@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
 import shutil
 import zipfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -108,6 +109,44 @@ async def test_a_published_manifest_does_not_change_under_its_version(tmp_path: 
         await until(lambda: versions(opened) == ["1.1.0"], 30)
         assert not opened.content.problems
         assert published(opened, version="1.1.0").manifest.title == "another"
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "why"),
+    [
+        ("1.0.0", '1.0.0"', "it is not TOML"),
+        ("1.0.0", "1.0", "three numbers"),
+        ("title =", "titel =", "titel"),
+    ],
+)
+async def test_a_slip_in_a_manifest_does_not_end_what_serves(
+    tmp_path: Path, right: str, wrong: str, why: str
+) -> None:
+    folder = make_plugin(tmp_path / "p", "one")
+    whole = (folder / "plugin.toml").read_text()
+    async with hosting(tmp_path / "p") as host:
+        opened, process = host.catalogue, host.processes["one"]
+        async with process.call(60.0):
+            pid = process.pid
+        edit(folder, lambda text: text.replace(right, wrong))
+        await until(lambda: opened.content.problems, 30)
+        assert why in opened.content.problems[0].sentence
+        assert versions(opened) == ["1.0.0"]
+        (folder / "plugin.toml").write_text(whole)
+        await until(lambda: not opened.content.problems, 30)
+        async with host.processes["one"].call(60.0):
+            assert host.processes["one"].pid == pid
+
+
+async def test_what_nobody_may_look_at_blocks_nobody(tmp_path: Path) -> None:
+    make_plugin(tmp_path / "p", "one")
+    (tmp_path / "p" / "astray").symlink_to("x" * 300)  # to look there is an error, for root too
+    async with catalogue(tmp_path / "p") as opened:
+        assert versions(opened) == ["1.0.0"]
+        (problem,) = opened.content.problems
+        assert "astray/plugin.toml: it cannot be read" in problem.sentence
+        make_plugin(tmp_path / "p", "two")
+        await until(lambda: versions(opened, "two"), 30)
 
 
 async def test_the_digest_tells_of_every_file_and_of_nothing_that_tools_leave(tmp_path: Path) -> None:
@@ -241,6 +280,62 @@ async def test_each_version_has_its_own_dependencies_in_its_own_environment(tmp_
         assert [result.plugin_version for result in results] == ["1.0.0", "2.0.0"]
 
 
+async def test_who_is_installed_sooner_does_not_serve_in_place_of_who_was_chosen(tmp_path: Path) -> None:
+    make_own(tmp_path / "p", "1.0.0", "a")
+    make_plugin(tmp_path / "p", "one", version="2.0.0", folder="b")
+    ledger, chosen = HeldLedger(SystemClock()), Version.parse("1.0.0")
+    await ledger.serve("one", chosen)
+    async with hosting(tmp_path / "p", ledger=ledger) as host:
+        assert published(host.catalogue).pending
+        await until(lambda: host.serving("one"), 60)
+        assert host.serving("one") == chosen
+    assert await ledger.tracks() == {"one": chosen}
+
+
+async def test_what_cannot_be_started_any_more_is_not_said_to_serve(tmp_path: Path) -> None:
+    make_plugin(tmp_path / "p", "one")
+    key = ("one", Version.parse("1.0.0"))
+    async with hosting(tmp_path / "p") as host:
+        assert host.serving("one")
+        await host.catalogue.override(key, Manifest.STATUS_INACTIVE, "1")
+        await until(lambda: host.serving("one") is None, 30)
+
+
+class Absent(HeldLedger):
+    """Knows which versions there are, and for a while not which serve."""
+
+    away = True
+
+    async def tracks(self) -> Mapping[str, Version]:
+        if self.away:
+            raise Problem(Code.DEPENDENCY_UNAVAILABLE, dependency="the database", why="test")
+        return await super().tracks()
+
+
+async def test_nothing_is_chosen_while_nobody_knows_what_was_chosen_before(tmp_path: Path) -> None:
+    make_plugin(tmp_path / "p", "one")
+    make_plugin(tmp_path / "p", "one", version="2.0.0", folder="b")
+    ledger, chosen = Absent(SystemClock()), Version.parse("1.0.0")
+    await ledger.serve("one", chosen)
+    async with hosting(tmp_path / "p", ledger=ledger) as host:
+        assert host.catalogue.content.versions("one")
+        assert host.serving("one") is None
+        ledger.away = False
+        make_plugin(tmp_path / "p", "two")
+        await until(lambda: host.serving("one"), 30)
+        assert host.serving("one") == chosen
+
+
+async def test_a_change_is_not_missed_by_who_was_busy_when_it_came(tmp_path: Path) -> None:
+    make_plugin(tmp_path / "p", "one")
+    async with catalogue(tmp_path / "p", look_seconds=3600) as opened:
+        known = opened.content
+        make_plugin(tmp_path / "p", "two")
+        await opened.rescan()
+        async with asyncio.timeout(30):
+            await opened.turned(known)
+
+
 async def test_its_own_dependencies_are_there_for_a_confined_plugin_too(tmp_path: Path) -> None:
     if why := await unconfinable():
         pytest.skip(f"this machine confines no process: {why}")
@@ -298,6 +393,34 @@ async def test_what_is_not_what_the_lock_says_is_not_installed_and_blocks_nobody
         await until(lambda: host.processes.get("one"), 60)
         async with host.processes["one"].call(30):
             assert not published(host.catalogue).failure
+
+
+async def test_what_serves_goes_on_until_its_new_dependencies_are_there(tmp_path: Path) -> None:
+    folder = make_own(tmp_path / "p", "1.0.0", "a")
+    lock = folder / "lock.txt"
+    right = lock.read_text()
+    one = served("one")
+    async with hosting(tmp_path / "p") as host:
+        await until(lambda: host.processes.get("one"), 60)
+        process, broker = host.processes["one"], Broker(host, FixedConnections(one))
+        assert titles((await broker.transform([group(one, "x")]))[0]) == ["own 1.0.0 x"]
+        lock.write_text("nothing-that-is\n")
+        await until(lambda: host.catalogue.content.problems, 60)
+        assert "what was installed before is used until then" in host.catalogue.content.problems[0].sentence
+        assert host.processes["one"] is process
+        assert titles((await broker.transform([group(one, "x")]))[0]) == ["own 1.0.0 x"]
+        lock.write_text(right + "# the same\n")
+        await until(lambda: not host.catalogue.content.problems, 60)
+        assert host.processes["one"] is process
+        assert process.starts == 1
+
+
+async def test_a_lock_without_hashes_is_no_lock(tmp_path: Path) -> None:
+    folder = make_own(tmp_path / "p", "1.0.0", "a")
+    (folder / "lock.txt").write_text("--no-index\n--find-links .\nours==1.0.0\n")
+    async with catalogue(tmp_path / "p") as opened:
+        await until(lambda: published(opened).failure, 60)
+        assert "hash" in published(opened).failure
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -185,6 +186,18 @@ async def test_somebody_may_take_it_back(tmp_path: Path) -> None:
         with pytest.raises(Problem) as refused:
             await it.rollouts.cancel(rollout.name)
         assert refused.value.code is Code.STATE_REFUSES
+
+
+async def test_one_whose_folder_vanishes_while_it_is_observed_is_taken_back(tmp_path: Path) -> None:
+    async with playing(tmp_path) as it:
+        old = it.host.processes["it"]
+        rollout = it.rollouts.start("it", TWO, LONG)
+        await until(lambda: rollout.stage is Stage.OBSERVING, 60)
+        shutil.rmtree(tmp_path / "it-2")
+        await it.over(rollout)
+        assert (rollout.stage, rollout.failure and rollout.failure.reason) == (Stage.ROLLED_BACK, "GONE")
+        assert it.host.processes["it"] is old
+        assert await it.say() == ["x"]
 
 
 async def test_what_cannot_be_upgraded_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from foundation.process.testing import until
-from services.registry.host.watchdog import MIB, SMALLEST, Patience, Watchdog
+from services.registry.host.watchdog import MIB, SMALLEST, Patience, Watchdog, sizes
 
 
 async def ended(scratch: Path, *, after: Callable[[], None] = lambda: None) -> str:
@@ -91,3 +92,17 @@ async def test_who_tidies_up_while_it_is_looked_at_is_watched_on(tmp_path: Path)
     finally:
         stop.set()
         await churning
+
+
+def test_a_folder_that_vanishes_while_it_is_measured_is_no_error(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+        (tmp_path / name / "deep" / "file").write_bytes(b"x" * 10_000)
+    whole = sum(sizes(tmp_path))
+    assert whole >= 20_000
+    measured = sizes(tmp_path)
+    for _ in range(3):
+        next(measured)
+    for name in ("a", "b"):
+        shutil.rmtree(tmp_path / name)
+    assert sum(measured) < whole
