@@ -128,6 +128,9 @@ class Plugin(plugin_pb2_grpc.PluginServiceServicer):
             await refuse(context, Failure(kind=K.FAILURE_KIND_INTERNAL, reason="DEFECT"))
         if word == "odd":
             await refuse(context, odd())
+        if word == "quote":
+            said = f"GET https://x.example/?token={used[0][3].decode()} failed"
+            await refuse(context, Failure(kind=K.FAILURE_KIND_TRANSIENT, reason="DOWN", message=said))
         if word == "down":
             await refuse(context, Failure(kind=K.FAILURE_KIND_TRANSIENT, reason="DOWN"))
         if word.startswith("limited") and count == 1:

@@ -42,6 +42,7 @@ from tieline.plugin.v1.instance_pb2 import AuthenticateResponse
 ONE = connected(1, "", "a")
 TWO = connected(2, "", "a", "b")
 BARE = connected(3)
+QUOTING = connected(4, "quote", "a")
 
 
 @dataclass
@@ -71,7 +72,7 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
         purse = await stack.enter_async_context(VaultPurse(vault.channel, SystemClock()))
         for served, entry in ((ONE, "a"), (TWO, "a"), (TWO, "b")):
             vault.lender.secrets[served.connection, entry] = (1, f"{entry}-first".encode())
-        yield Desk(folder, host, Broker(host, FixedConnections(ONE, TWO, BARE), purse), vault, purse)
+        yield Desk(folder, host, Broker(host, FixedConnections(ONE, TWO, BARE, QUOTING), purse), vault, purse)
 
 
 async def test_all_that_an_instance_needs_is_asked_for_once_and_handed_over_once(desk: Desk) -> None:
@@ -125,6 +126,13 @@ async def test_what_is_revoked_is_wiped_from_the_plugin_at_once(desk: Desk) -> N
         await desk.look()
     assert refused.value.failure.reason == "GRANT_MISSING"
     assert refused.value.failure.effect, "it never reached the provider, and says so"
+
+
+async def test_a_credential_that_an_error_quotes_goes_no_further(desk: Desk) -> None:
+    desk.vault.lender.secrets[QUOTING.connection, "a"] = (1, b"canary-of-a-token")
+    with pytest.raises(CallFailed) as failed:
+        await desk.look(QUOTING)
+    assert failed.value.failure.message == "GET https://x.example/?token=… failed"
 
 
 async def test_what_is_revoked_while_another_is_handed_over_is_not_handed_over(desk: Desk) -> None:
