@@ -295,7 +295,7 @@ class PluginProcess:
             f"unix://{socket}", options.CLIENT, interceptors=[RefuseGarbage()]
         )
         stub: plugin_pb2_grpc.PluginServiceAsyncStub = plugin_pb2_grpc.PluginServiceStub(channel)
-        enclosure = self._sandbox.enclose(self.manifest)
+        enclosure = self._sandbox.enclose(self.manifest, self.cell)
         self._launch = Launch(socket, nonce, channel, stub, enclosure)
         if self.manifest.HasField("scratch"):
             self._scratch = self._room.scratch(socket)

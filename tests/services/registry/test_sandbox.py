@@ -199,6 +199,10 @@ async def test_every_plugin_is_somebody_else() -> None:
         manifests = [Manifest(name=name) for name in ("one", "two")]
         users = [sandbox.enclose(manifest).user for manifest in manifests]
         assert users == [sandbox.enclose(manifest).user for manifest in manifests]
+        apart = [sandbox.enclose(manifests[0], cell).user for cell in ("", "a1", "b2")]
+        assert apart[0] == users[0]
         if os.geteuid() == 0:
-            assert len(set(users)) == 2
-            assert set(users) <= set(USERS)
+            assert len({*users, *apart}) == 4
+            assert {*users, *apart} <= set(USERS)
+            crowd = {sandbox.enclose(manifests[0], str(number)).user for number in range(len(USERS) + 2)}
+            assert crowd <= set(USERS), "who comes late shares one"
