@@ -23,6 +23,8 @@ def end_orphans(below: Path, network: str = "") -> int:
     ours in it does, and without one its name may be another's by now.
     """
     mark = f"{ADDRESS}=unix://{below}/".encode()
+    if network == network_of(os.getpid()):
+        network = ""  # everybody's: whatever was taken for a plugin's is none
     killed = 0
     for _ in range(ROUNDS):
         found = sum(_end(pid, mark, network) for pid in _pids())
