@@ -8,13 +8,16 @@ It is loaded by `launch.py`, between fork and exec, and imports as little. The o
 3. the loopback device, and the one listener on it, which goes out through the gate: there is no other way out;
 4. what must stay visible is cloned before anything is covered; then each place is covered or uncovered, parents
    before what lies in them; then all is read-only but what may be written. Our own modules may be gone now;
-5. no capabilities, no other groups, the other user, no new privileges, no signals to strangers.
+5. no capabilities, no other groups, the other user, no new privileges, no sockets of families that know no
+   networks, no signals to strangers.
 
 Any step that fails refuses the program. Half a confinement is not called one.
 """
 
 import ctypes
+import errno
 import os
+import struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +37,12 @@ _CAPBSET_DROP, _NO_NEW_PRIVS = 24, 38
 _SCOPE_ABSTRACT_SOCKETS, _SCOPE_SIGNALS = 1, 2
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _SOL_SOCKET, _SCM_RIGHTS = 1, 1
+_SET_SECCOMP, _FILTER = 22, 2
+_LOAD, _IF_EQUAL, _IF_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
+_ALLOW, _REFUSE = 0x7FFF0000, 0x00050000
+_IO_URING_SETUP = 425  # the same on every architecture
+_CALLS = {"x86_64": (0xC000003E, 41, 302), "aarch64": (0xC00000B7, 198, 261)}
+"""By machine: its name in filters, and the numbers of `socket` and `prlimit64`."""
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _SPACE = "size=64m,nr_inodes=16k"
 
@@ -99,6 +108,44 @@ class Kernel:
     def no_new_privileges(self) -> None:
         self._demand("new privileges cannot be ruled out", self._libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0))
 
+    def no_sockets_past_the_network(self) -> None:
+        """Some families (AF_VSOCK leads to whatever this machine runs on) know no network namespaces."""
+        numbers = _CALLS.get(os.uname().machine)
+        if numbers is None:
+            return
+        arch, new_socket, limit = numbers
+        steps = (
+            (_LOAD, 0, 0, 4),  # the architecture: another one has other numbers
+            (_IF_EQUAL, 1, 0, arch),
+            (_RETURN, 0, 0, _REFUSE | errno.EPERM),
+            (_LOAD, 0, 0, 0),  # the call
+            (_IF_AT_LEAST, 0, 1, 0x40000000),  # by the numbers of x32
+            (_RETURN, 0, 0, _REFUSE | errno.EPERM),
+            (_IF_EQUAL, 0, 1, _IO_URING_SETUP),  # makes sockets that nobody asks about
+            (_RETURN, 0, 0, _REFUSE | errno.ENOSYS),
+            (
+                _IF_EQUAL,
+                0,
+                3,
+                limit,
+            ),  # of whom? In its own user namespace a user is no stranger to himself outside
+            (_LOAD, 0, 0, 16),
+            (_IF_EQUAL, 8, 0, 0),
+            (_RETURN, 0, 0, _REFUSE | errno.EPERM),
+            (_IF_EQUAL, 0, 6, new_socket),
+            (_LOAD, 0, 0, 16),  # its family
+            (_IF_EQUAL, 4, 0, 1),  # AF_UNIX
+            (_IF_EQUAL, 3, 0, 2),  # AF_INET
+            (_IF_EQUAL, 2, 0, 10),  # AF_INET6
+            (_IF_EQUAL, 1, 0, 16),  # AF_NETLINK
+            (_RETURN, 0, 0, _REFUSE | errno.EAFNOSUPPORT),
+            (_RETURN, 0, 0, _ALLOW),
+        )
+        code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
+        program = ctypes.create_string_buffer(struct.pack("@HP", len(steps), ctypes.addressof(code)))
+        done = self._libc.prctl(_SET_SECCOMP, _FILTER, program, 0, 0)
+        self._demand("other families of sockets cannot be ruled out", done)
+
     def no_signals_to_strangers(self) -> bool:
         """Whether the kernel can tell strangers apart (6.12): nothing else protects processes of the same user."""
         rules = (ctypes.c_uint64 * 3)(0, 0, _SCOPE_ABSTRACT_SOCKETS | _SCOPE_SIGNALS)
@@ -145,6 +192,7 @@ def confine(places: Places, user: int, gate: int) -> None:
             os.setresgid(user, user, user)
             os.setresuid(user, user, user)
         kernel.no_new_privileges()
+        kernel.no_sockets_past_the_network()
         _hand_out(gate, listener, alone=kernel.no_signals_to_strangers())
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

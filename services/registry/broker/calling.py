@@ -279,6 +279,8 @@ class Calls:
     ) -> CallFailed:
         """What the call ended with; for a write of which that says nothing, its effect is unknown."""
         read = failures.read(failed)
+        # An error of a library may quote the request, and the credential in it.
+        read.failure.message = launch.secrets.covered(read.failure.message)
         if failed.code() is StatusCode.DEADLINE_EXCEEDED and read.bare:
             read = CallFailed(failures.transient("TOO_SLOW", "the plugin did not answer in time"), bare=True)
         if failed.code() is StatusCode.UNAVAILABLE and read.bare:

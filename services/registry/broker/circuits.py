@@ -61,7 +61,8 @@ class Circuit:
 
     @property
     def clean(self) -> bool:
-        return self.state is State.CLOSED and not self._failures
+        """Nothing would be lost with it. One that was open knows which calls are from before that."""
+        return self.state is State.CLOSED and not self._failures and not self._era
 
     def admit(self, now: float) -> Ticket | float:
         """Leave to call, or in how many seconds to ask again."""

@@ -107,6 +107,9 @@ class Preparation:
     ) -> dict[tuple[str, str], Leased | Failure]:
         """Have the process hold every credential that fills one of its slots: what it holds, or why not."""
         contents = dict(await self._purse.contents(served, process.manifest))
+        # All of them before the first is given: what is revoked meanwhile is not given any more, or taken back.
+        places = self._places(process, launch)
+        places.update({one.place: served for one in contents.values() if isinstance(one, Leased)})
         for slot, leased in contents.items():
             if isinstance(leased, Leased) and (failure := await self._give(process, launch, served, leased)):
                 contents[slot] = failure
@@ -126,6 +129,7 @@ class Preparation:
             return failures.not_found("SLOT_EMPTY", f"nothing fills the slot {slot[0]}")
         if isinstance(leased, Failure):
             return leased
+        self._places(process, launch)[leased.place] = served
         answer = await self._hand(process, launch, served, leased, probe=within)
         if isinstance(answer, Failure):
             return answer
@@ -157,6 +161,15 @@ class Preparation:
                 await _withdraw(handed.launch, served, place, version)
                 log.info("a credential was taken back", plugin=process.name, connection=place.subject)
 
+    def _places(self, process: PluginProcess, launch: Launch) -> dict[Place, Served]:
+        """What this life was given, and for whom."""
+        handed = self._handed.get(process)
+        if handed is None or handed.launch is not launch:
+            handed = Handed(launch)
+            if launch is process.launch:  # a straggler of an earlier life is not the present one
+                self._handed[process] = handed
+        return handed.places
+
     async def _give(
         self, process: PluginProcess, launch: Launch, served: Served, leased: Leased
     ) -> Failure | None:
@@ -170,14 +183,12 @@ class Preparation:
         self, process: PluginProcess, launch: Launch, served: Served, leased: Leased, *, probe: float = 0
     ) -> AuthenticateResponse | Failure:
         """With `probe`, the provider is asked too and may take so many seconds."""
-        handed = self._handed.get(process)
-        if handed is None or handed.launch is not launch:
-            handed = self._handed[process] = Handed(launch)
-        # Before it is given: what is revoked meanwhile is taken back right behind it.
-        handed.places[leased.place] = served
+        places = self._places(process, launch)
         launch.secrets.update(leased.material.fields.values(), leased.material.previous_secrets)
         held = launch.prepared.setdefault(served.instance, Prepared())
         async with held.changing:
+            if leased.place not in places:
+                return failures.transient("CREDENTIAL_WITHDRAWN", "it was revoked before it was handed over")
             request = AuthenticateRequest(
                 instance_id=served.instance, credential=leased.material, probe=probe > 0
             )

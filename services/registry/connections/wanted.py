@@ -15,6 +15,7 @@ from tieline.plugin.v1.manifest_pb2 import CredentialSlot, Manifest
 from tieline.registry.v1.connections_pb2 import Connection, SlotBinding
 
 SETTINGS_BYTES = 256 * 1024
+DEPTH = 64
 FAULTS_TOLD = 5
 # Part of the contract, and of no effect yet: taking them would be a promise.
 _NOT_YET = ("streams", "app", "account_keys", "rate_limit", "resync_policy")
@@ -83,11 +84,25 @@ def _canonical(settings: bytes) -> bytes:
         raise _bad("connection.settings", f"they are larger than {SETTINGS_BYTES} bytes")
     try:
         document: Any = json.loads(settings or b"{}")
+        json.dumps(
+            document, ensure_ascii=False, allow_nan=False
+        ).encode()  # Python reads more than JSON may say
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
         raise _bad("connection.settings", "they are not a JSON object")
+    if _depth(document) > DEPTH:
+        raise _bad("connection.settings", f"they are nested more than {DEPTH} deep")
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _depth(document: Any) -> int:
+    depth, level = 0, [document]
+    while level:
+        depth += 1
+        parts = (one.values() if isinstance(one, dict) else one for one in level)
+        level = [part for some in parts for part in some if isinstance(part, dict | list)]
+    return depth
 
 
 def _faults(settings: bytes, schema: bytes) -> Iterator[str]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
+from foundation.process.output import CUT
 from foundation.process.supervised import Report
+from services.registry.host.secrets import COVER, Secrets
+from services.registry.host.texts import plain
 
-COVER = "…"
-_SHORTEST_SECRET = 6
-
+_CUT = CUT.decode()
 _OUT_OF_MEMORY = re.compile(r"MemoryError|std::bad_alloc|[Oo]ut of memory|cannot allocate memory")
 _TELLTALE = re.compile(
     r"(?i)((?:password|passwd|secret|token|authorization|api[_-]?key|private[_-]?key|cookie)[\"']?\s*[:=]\s*"
@@ -35,12 +35,17 @@ class Crash:
         return "of memory" in self.report.sentence or bool(_OUT_OF_MEMORY.search(self.tail))
 
 
-def redacted(text: str, secrets: Iterable[bytes] = ()) -> str:
-    """Without the values that the process was given, and without what looks like a secret."""
-    for secret in sorted(secrets, key=len, reverse=True):
-        value = secret.decode(errors="backslashreplace")
-        if len(value) >= _SHORTEST_SECRET:
-            text = text.replace(value, COVER)
+def redacted(text: str, secrets: Secrets, *, is_tail: bool = False) -> str:
+    """Without the values that the process was given, without what looks like a secret, and fit for a terminal.
+
+    A tail, and a line that says so, was cut out of something longer, and perhaps a value was cut with it.
+    """
+    if secrets:
+        text = secrets.covered(text)
+        if is_tail:
+            text = secrets.begun_within(text)
+        if text.endswith(_CUT):
+            text = secrets.ended_within(text.removesuffix(_CUT)) + _CUT
     text = _PEM.sub(COVER, text)
     text = _LOGIN.sub(f"://{COVER}@", text)
-    return _TELLTALE.sub(rf"\1{COVER}", text)
+    return plain(_TELLTALE.sub(rf"\1{COVER}", text))

@@ -16,6 +16,7 @@ from foundation.process.supervised import Report
 from services.registry.catalogue.catalogue import Published
 from services.registry.host.prepared import Prepared
 from services.registry.host.sandbox import Enclosure
+from services.registry.host.secrets import Secrets
 from tieline.plugin.v1 import plugin_pb2_grpc
 
 MEMORY_BYTES = 256 * 1024 * 1024
@@ -37,10 +38,13 @@ class Launch:
     enclosure: Enclosure = field(default_factory=Enclosure)
     prepared: dict[str, Prepared] = field(default_factory=dict)
     """What it holds, by instance."""
-    secrets: set[bytes] = field(default_factory=set, repr=False)
+    secrets: Secrets = field(default_factory=Secrets, repr=False)
     """Values that it was given: they are covered in whatever it says."""
     crash: Report | None = None
     """How this life ended, once it has."""
+
+    def __post_init__(self) -> None:
+        self.secrets.update([_in_text(self.nonce)], self.enclosure.secrets)
 
     @property
     def address(self) -> str:
@@ -66,7 +70,7 @@ def command_for(published: Published, launch: Launch, scratch: Path | None) -> C
     program, *arguments = process.command
     own = {
         "TIELINE_PLUGIN_ADDRESS": launch.address,
-        "TIELINE_PLUGIN_NONCE": base64.urlsafe_b64encode(launch.nonce).decode(),
+        "TIELINE_PLUGIN_NONCE": _in_text(launch.nonce).decode(),
     }
     if scratch is not None:
         own["TIELINE_PLUGIN_SCRATCH"] = str(scratch)
@@ -81,3 +85,7 @@ def command_for(published: Published, launch: Launch, scratch: Path | None) -> C
         limits=Limits(data=memory_limit(published), files=limits.open_files or OPEN_FILES, nice=NICE),
         stdin_pipe=True,
     )
+
+
+def _in_text(nonce: bytes) -> bytes:
+    return base64.urlsafe_b64encode(nonce)

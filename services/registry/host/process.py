@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import shutil
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -35,7 +34,9 @@ from services.registry.host.crashes import Crash, redacted
 from services.registry.host.garbage import RefuseGarbage
 from services.registry.host.launch import GRACE_SECONDS, Launch, command_for, memory_limit
 from services.registry.host.orphans import end_orphans
+from services.registry.host.removing import remove
 from services.registry.host.sandbox import Sandbox
+from services.registry.host.secrets import Secrets
 from services.registry.host.socket_room import SocketRoom
 from services.registry.host.watchdog import Patience, Watchdog
 from tieline.plugin.v1 import plugin_pb2, plugin_pb2_grpc
@@ -294,7 +295,7 @@ class PluginProcess:
             f"unix://{socket}", options.CLIENT, interceptors=[RefuseGarbage()]
         )
         stub: plugin_pb2_grpc.PluginServiceAsyncStub = plugin_pb2_grpc.PluginServiceStub(channel)
-        enclosure = self._sandbox.enclose(self.manifest)
+        enclosure = self._sandbox.enclose(self.manifest, self.cell)
         self._launch = Launch(socket, nonce, channel, stub, enclosure)
         if self.manifest.HasField("scratch"):
             self._scratch = self._room.scratch(socket)
@@ -361,10 +362,10 @@ class PluginProcess:
         if "was not ready" in report.sentence and self.trouble:
             report = replace(report, sentence=f"{report.sentence}: {self.trouble}")
         launch = self._launch
-        hidden = launch.secrets if launch is not None else ()
+        hidden = launch.secrets if launch is not None else Secrets()
         report = replace(report, sentence=redacted(report.sentence, hidden))
         self.trouble = report.sentence
-        self.crashes.appendleft(Crash(self._clock.now(), report, redacted(report.tail, hidden)))
+        self.crashes.appendleft(Crash(self._clock.now(), report, redacted(report.tail, hidden, is_tail=True)))
         if launch is not None:
             launch.crash = report
             # Whatever it had started and hidden from its process group.
@@ -416,7 +417,7 @@ class PluginProcess:
         scratch, self._scratch = self._scratch, None
         if scratch is not None:
             # It may hold a great many files.
-            self._close(asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True))
+            self._close(asyncio.to_thread(remove, scratch))
 
     def _close(self, closing: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(closing)
@@ -424,5 +425,5 @@ class PluginProcess:
         task.add_done_callback(self._closing.discard)
 
     def _heard(self, line: Line) -> None:
-        hidden = self._launch.secrets if self._launch is not None else ()
+        hidden = self._launch.secrets if self._launch is not None else Secrets()
         log.info("a plugin says", plugin=self.name, stream=line.stream, text=redacted(line.text, hidden))

@@ -65,6 +65,11 @@ class Enclosure:
             self.leave.allowed.forget(instance)
 
     @property
+    def secrets(self) -> list[bytes]:
+        """What nobody else may use: its way out."""
+        return [] if self.leave is None else [self.leave.secret.encode()]
+
+    @property
     def refused(self) -> list[Refusal]:
         return [] if self.leave is None else list(self.leave.refused)
 
@@ -123,25 +128,30 @@ class Sandbox:
         self._proxy = proxy
         self._wanted = wanted
         self._hidden = hidden
-        self._users: dict[str, int] = {}
+        self._users: dict[tuple[str, str], int] = {}
 
-    def enclose(self, manifest: Manifest) -> Enclosure:
+    def enclose(self, manifest: Manifest, cell: str = "") -> Enclosure:
         if self._proxy is None:
             return Enclosure()
         return Enclosure(
             self._proxy,
             self._proxy.admit(manifest.name, manifest.egress),
             self._wanted,
-            user=self._user(manifest.name) if other_user() else 0,
+            user=self._user(manifest.name, cell) if other_user() else 0,
             hidden=self._hidden,
             processes=manifest.limits.processes or 1,
         )
 
-    def _user(self, plugin: str) -> int:
-        """The same one for every launch of a plugin, so that it can read the scratch of the one before."""
-        if plugin not in self._users:
-            start = sum(ord(mark) * 31**index for index, mark in enumerate(plugin))
+    def _user(self, plugin: str, cell: str) -> int:
+        """The same one for every launch; another one for whoever asked for a process apart.
+
+        On kernels that cannot tell strangers apart, a user is all that lies between two processes. Only where
+        there are more of them than users does somebody share one.
+        """
+        if (plugin, cell) not in self._users:
+            start = sum(ord(mark) * 31**index for index, mark in enumerate(plugin + cell))
             taken = set(self._users.values())
             candidates = map(other_user, range(start, start + len(USERS)))
-            self._users[plugin] = next(user for user in candidates if user not in taken)
-        return self._users[plugin]
+            free = (user for user in candidates if user not in taken)
+            self._users[plugin, cell] = next(free, other_user(start))
+        return self._users[plugin, cell]

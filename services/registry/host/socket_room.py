@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from itertools import count
 from pathlib import Path
 
 from services.registry.host.orphans import end_orphans
+from services.registry.host.removing import remove
 
 PREFIX = "tl-plugins-"
 LONGEST = 100
@@ -40,7 +40,7 @@ class SocketRoom:
         return folder
 
     def forget(self, socket: Path) -> None:
-        shutil.rmtree(socket.parent, ignore_errors=True)
+        remove(socket.parent)
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def socket_room(below: Path | None = None) -> Iterator[SocketRoom]:
     directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
     with _locked(directory):
         yield SocketRoom(directory)
-    shutil.rmtree(directory, ignore_errors=True)
+    remove(directory)
 
 
 def _short_enough() -> Path:
@@ -77,6 +77,6 @@ def _sweep(base: Path) -> None:
             with lock.open() as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 end_orphans(lock.parent)
-                shutil.rmtree(lock.parent, ignore_errors=True)
+                remove(lock.parent)
         except OSError:  # held by a living host, or gone already
             continue

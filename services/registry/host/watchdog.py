@@ -7,6 +7,7 @@ holds, its children's share included, and ends it for what no limit sees.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
@@ -16,6 +17,8 @@ from pathlib import Path
 import psutil
 
 MIB = 1024 * 1024
+SMALLEST = 4096
+"""What a file takes, even an empty one: there are only so many of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +61,7 @@ class Watchdog:
 
     async def _watch_holdings(self, pid: int) -> None:
         while True:
-            # On another thread: a work tree of many files must not hold up the calls that go through here.
+            # On another thread: how many files there are is the plugin's choice, and others are served meanwhile.
             if why := await asyncio.to_thread(self._holds_too_much, pid):
                 return self._end(why)
             await asyncio.sleep(self._patience.look_seconds)
@@ -68,10 +71,12 @@ class Watchdog:
         if held > self._memory_limit:
             return f"it held {held // MIB} MiB of memory, and {self._memory_limit // MIB} MiB is its limit"
         if self._scratch is not None:
-            used = sum(sizes(self._scratch))
-            if used > self._scratch_quota:
-                quota = self._scratch_quota // MIB
-                return f"it kept {used // MIB} MiB in its scratch folder, and {quota} MiB is its quota"
+            used = 0.0
+            for size in sizes(self._scratch):
+                used += size
+                if used > self._scratch_quota:
+                    quota = self._scratch_quota // MIB
+                    return f"it kept more than {quota} MiB in its scratch folder, which is its quota"
         return ""
 
 
@@ -92,9 +97,18 @@ def _resident(process: psutil.Process) -> int:
         return 0
 
 
-def sizes(folder: Path) -> Iterator[int]:
-    """What every file takes on disk. What vanishes meanwhile takes nothing."""
-    for where, directories, files in os.walk(folder):
-        for name in (*directories, *files):
-            with suppress(OSError):
-                yield Path(where, name).lstat().st_blocks * 512
+def sizes(folder: Path) -> Iterator[float]:
+    """What every file takes. Without recursion, as the depth is the plugin's choice too; what hides takes all."""
+    folders = [str(folder)]
+    while folders:
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError):
+                        yield max(entry.stat(follow_symlinks=False).st_blocks * 512, SMALLEST)
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+        except (FileNotFoundError, NotADirectoryError):  # gone meanwhile, as may be each of its files
+            continue
+        except OSError:  # closed to us, or deeper than a path can say
+            yield math.inf

@@ -92,6 +92,8 @@ class Plugin(plugin_pb2_grpc.PluginServiceServicer):
             version=given.version.version,
             fields=sorted(given.fields),
         )
+        while given.fields["token"] == b"gated" and not Path("calls.jsonl").with_name("gate").exists():
+            await asyncio.sleep(0.01)
         held = self.held.get(place)
         if held is not None and held[0] > given.version.version:
             return instance_pb2.AuthenticateResponse(held_version=held[0], stale=True)
@@ -126,6 +128,9 @@ class Plugin(plugin_pb2_grpc.PluginServiceServicer):
             await refuse(context, Failure(kind=K.FAILURE_KIND_INTERNAL, reason="DEFECT"))
         if word == "odd":
             await refuse(context, odd())
+        if word == "quote":
+            said = f"GET https://x.example/?token={used[0][3].decode()} failed"
+            await refuse(context, Failure(kind=K.FAILURE_KIND_TRANSIENT, reason="DOWN", message=said))
         if word == "down":
             await refuse(context, Failure(kind=K.FAILURE_KIND_TRANSIENT, reason="DOWN"))
         if word.startswith("limited") and count == 1:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from services.registry.host.capacity import Capacity
 from services.registry.host.crashes import redacted
+from services.registry.host.secrets import Secrets
 
 
 @given(st.integers(1, 5), st.lists(st.booleans(), max_size=20), st.data())
@@ -51,7 +52,7 @@ def test_what_looks_like_a_secret_is_covered() -> None:
         "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\n-----END EC PRIVATE KEY-----\n"
         "the value is s3cr3t-value here, and harmless text stays"
     )
-    covered = redacted(said, [b"s3cr3t-value", b"x"])
+    covered = redacted(said, Secrets(b"s3cr3t-value", b"x"))
     for secret in ("hunter2", "abc.def.ghi", "k-123456", "tl_secret", "MHcCAQEE", "s3cr3t-value"):
         assert secret not in covered
     assert "harmless text stays" in covered

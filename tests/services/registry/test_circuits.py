@@ -222,3 +222,22 @@ async def test_whoever_leaves_while_waiting_takes_nothing_along() -> None:
 async def settle_loop() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
+
+
+async def test_calls_from_before_it_opened_do_not_open_it_again() -> None:
+    clock = SteeredClock()
+    circuits = Circuits(clock, POLICY)
+    early = [circuits.admit("way") for _ in range(2 * POLICY.failures)]
+    assert all(isinstance(ticket, Ticket) for ticket in early)
+    for ticket in early[: POLICY.failures]:
+        assert isinstance(ticket, Ticket)
+        circuits.settle("way", ticket, BAD)
+    assert isinstance(circuits.admit("way"), float)
+    await clock.advance(POLICY.pause)
+    trial = circuits.admit("way")
+    assert isinstance(trial, Ticket)
+    circuits.settle("way", trial, GOOD)
+    for ticket in early[POLICY.failures :]:
+        assert isinstance(ticket, Ticket)
+        circuits.settle("way", ticket, BAD)
+    assert isinstance(circuits.admit("way"), Ticket)

@@ -34,6 +34,8 @@ EVALUATING = CODE.replace("import os,", "import httpx, os, pathlib, socket, subp
         match word:""",
 )
 
+RINGS = "(lambda c: (c.CDLL(None, use_errno=True).syscall(425, 8, 0), c.get_errno()))(__import__('ctypes'))"
+"""io_uring would make sockets past every question."""
 EGRESS = """
 [[egress]]
 host = "${settings:/word}"
@@ -95,6 +97,12 @@ async def test_a_confined_plugin_reaches_nothing_of_ours(tmp_path: Path) -> None
             "os.mkdir('/usr/x')": ("OSError: [Errno 30] Read-only", "PermissionError"),
             f"socket.create_connection(('127.0.0.1', {port}), 20)": "ConnectionRefusedError",
             "socket.create_connection(('192.0.2.1', 443), 20)": "OSError: [Errno 101] Network is unreachable",
+            "socket.socket(40, socket.SOCK_STREAM)": "OSError: [Errno 97] Address family not supported",
+            f"__import__('resource').prlimit({os.getpid()}, 7, (10, 10))": "PermissionError",
+            "socket.socket(38, socket.SOCK_SEQPACKET)": "OSError: [Errno 97] Address family not supported",
+            RINGS: "(-1, 38)",
+            "__import__('resource').prlimit(0, 7) > (1, 1)": "True",
+            "socket.socket(socket.AF_INET6).family": "10",
             "sorted(os.listdir('/run'))": "[]",
             f"os.kill({os.getpid()}, 0)": "PermissionError",
             f"open('/proc/{os.getpid()}/environ').read()": "PermissionError",
@@ -199,6 +207,10 @@ async def test_every_plugin_is_somebody_else() -> None:
         manifests = [Manifest(name=name) for name in ("one", "two")]
         users = [sandbox.enclose(manifest).user for manifest in manifests]
         assert users == [sandbox.enclose(manifest).user for manifest in manifests]
+        apart = [sandbox.enclose(manifests[0], cell).user for cell in ("", "a1", "b2")]
+        assert apart[0] == users[0]
         if os.geteuid() == 0:
-            assert len(set(users)) == 2
-            assert set(users) <= set(USERS)
+            assert len({*users, *apart}) == 4
+            assert {*users, *apart} <= set(USERS)
+            crowd = {sandbox.enclose(manifests[0], str(number)).user for number in range(len(USERS) + 2)}
+            assert crowd <= set(USERS), "who comes late shares one"
