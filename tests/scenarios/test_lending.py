@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from google.protobuf.duration_pb2 import Duration
+
 from foundation.clock import SystemClock
 from foundation.engines.testing import Served as Engines
 from foundation.identity.session import Session, read_token
@@ -59,6 +61,9 @@ async def brokering(running: Inside, plugins: Path) -> AsyncIterator[Broker]:
         yield Broker(host, FixedConnections(ONE), purse)
 
 
+AN_HOUR = Duration(seconds=3600)
+
+
 async def test_a_credential_reaches_its_plugin_is_replaced_there_and_taken_back(
     short_dir: Path, engines: Engines
 ) -> None:
@@ -90,7 +95,8 @@ async def test_a_credential_reaches_its_plugin_is_replaced_there_and_taken_back(
             answer = await broker.calls.unary(ref(ONE), LOOK, look, 30.0)
             assert found(answer.message) == ["api/main/1=first"]
             await credentials.AddCredentialVersion(
-                AddCredentialVersionRequest(name=f"{NAME}/key", value=token("second"))
+                # Without an overlap the old one would be taken back at once, and the new one come with the next call.
+                AddCredentialVersionRequest(name=f"{NAME}/key", value=token("second"), overlap=AN_HOUR)
             )
             await until(lambda: [one["version"] for one in calls(short_dir, "Authenticate")] == [1, 2], 30)
             await credentials.RevokeCredential(RevokeCredentialRequest(name=f"{NAME}/key", reason="a test"))
