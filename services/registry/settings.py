@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -41,7 +40,7 @@ class RegistrySettings(RpcSettings, frozen=True, kw_only=True):
     environments: Annotated[
         str,
         Meta(description="Directory for the environments of plugins that bring dependencies of their own."),
-    ] = str(Path.home() / ".cache" / "tieline" / "environments")
+    ] = "~/.cache/tieline/environments"
     egress_loopback: Annotated[
         bool,
         Meta(
