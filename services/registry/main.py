@@ -75,9 +75,7 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
 
         ledger = StoredLedger(worker, clock)
         directories = [BUILT_IN, *map(Path, settings.plugins)]
-        catalogue = await open_(
-            Catalogue(directories, ledger, Installer(Path(settings.environments).expanduser()))
-        )
+        catalogue = await open_(Catalogue(directories, ledger, Installer(Path(settings.environments))))
         room = stack.enter_context(socket_room())
         private = hidden(
             settings.installation or "",

@@ -53,7 +53,7 @@ class Environment:
 
 class Installer:
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self._directory = directory.expanduser()
 
     async def install(self, found: Found) -> Environment:
         process = found.manifest.runtime.process
