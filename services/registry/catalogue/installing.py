@@ -53,7 +53,7 @@ class Environment:
 
 class Installer:
     def __init__(self, directory: Path) -> None:
-        self._directory = directory.expanduser()
+        self._directory = directory
 
     async def install(self, found: Found) -> Environment:
         process = found.manifest.runtime.process
@@ -110,13 +110,17 @@ class Installer:
         if lock.name == "package-lock.json":  # a copy of the folder is part of it
             content += digest(found.folder)
         mark = hashlib.sha256(content + also.encode()).hexdigest()[:16]
-        return self._directory / f"{found.name}-{found.manifest.version}-{mark}"
+        try:
+            directory = self._directory.expanduser()
+        except RuntimeError:  # containers are run by users whom nobody knows
+            raise InstallError("there is no home to keep it in: name a directory in `environments`") from None
+        return directory / f"{found.name}-{found.manifest.version}-{mark}"
 
     @contextmanager
     def _alone(self, where: Path) -> Iterator[None]:
         """Several hosts may share a directory; what one left half done is begun anew."""
-        self._directory.mkdir(parents=True, exist_ok=True)
-        with (self._directory / f".{where.name}.lock").open("w") as lock:
+        where.parent.mkdir(parents=True, exist_ok=True)
+        with where.with_name(f".{where.name}.lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
