@@ -135,7 +135,7 @@ class Receiver:
             if not token:
                 return found
 
-    async def stored(self, count: int, within: float = 30.0) -> list[Event]:
+    async def stored(self, count: int, within: float = 120.0) -> list[Event]:
         """Wait until at least so many are stored."""
         async with asyncio.timeout(within):
             while True:
@@ -175,7 +175,7 @@ class Listener:
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
 
-    async def hear(self, ids: set[str], within: float = 30.0) -> None:
+    async def hear(self, ids: set[str], within: float = 120.0) -> None:
         """Wait until all of these were heard."""
         async with asyncio.timeout(within):
             while not ids <= set(self.heard):
