@@ -25,7 +25,3 @@ def certificate_name(process: str) -> str:
 def process_of(certificate_name: str) -> str | None:
     found = _PROCESS.fullmatch(certificate_name)
     return f"plugins/{found[2]}/processes/{found[1]}" if found else None
-
-
-def plugin_of(process: str) -> str:
-    return process.split("/")[1]
