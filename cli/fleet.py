@@ -155,7 +155,7 @@ def secrets_of(
     told = dict(databases.get(service, {}))
     if service == "credentials":
         told |= {"root_key_file": str(keys.root_key), "start_tokens": str(keys.start_tokens)}
-    if service in ("credentials", "mapper"):
+    if service != "gateway":
         told["nats_url"] = nats_url
     if service in SERVICE_ROLES:
         told["token_file"] = str(keys.token_file(service))

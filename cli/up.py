@@ -228,6 +228,7 @@ def _settings_of(service: Service, plan: Plan, databases: Databases) -> dict[str
                 "authority_file": str(plan.installation.keys.directory.absolute() / "plugins-authority.pem"),
                 "public_url": _public_url(plan),
                 "credentials": peers["credentials"],
+                "mapper": peers["mapper"],
             }
         case "mapper":
             chosen = {name: peers[name] for name in ("credentials", "registry")}

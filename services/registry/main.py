@@ -21,6 +21,7 @@ from foundation.identity import TokenVerifier
 from foundation.identity.keys import RemoteKeys
 from foundation.identity.session import Session, read_token
 from foundation.net.addresses import Reach, network
+from foundation.notices import NoticeRelay
 from foundation.rpc import RpcServer, connect, serving
 from foundation.settings import run
 from foundation.store.opening import check_schema, open_store
@@ -52,6 +53,7 @@ from services.registry.host.socket_room import socket_room
 from services.registry.joining.opening import announce_every, join_book, joining
 from services.registry.joining.remote import Roster
 from services.registry.joining.servicer import TokenServicer
+from services.registry.recording import VaultRecorder
 from services.registry.settings import RegistrySettings
 from tieline.registry.v1.broker_pb2_grpc import add_BrokerServiceServicer_to_server
 from tieline.registry.v1.catalogue_pb2_grpc import add_CatalogueServiceServicer_to_server
@@ -72,6 +74,9 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         keys = await open_(RemoteKeys(credentials))
         session = Session(credentials, read_token(settings.token_file), clock)
         vault = await open_(connect(str(settings.credentials), session.token))
+        recorder = await open_(VaultRecorder(vault))
+        if settings.nats_url is not None:
+            await open_(NoticeRelay("registry", settings.nats_url, worker))
 
         ledger = StoredLedger(worker, clock)
         directories = [BUILT_IN, *map(Path, settings.plugins)]
@@ -100,6 +105,7 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
             picture=picture,
             applier=applier,
             grants=VaultGrants(vault),
+            recorder=recorder,
             clock=clock,
         )
         api = Api(

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from foundation.settings import Address, PostgresUrl
+from foundation.settings import Address, NatsUrl, PostgresUrl
 from foundation.settings.common import RpcSettings
 
 
@@ -16,6 +16,14 @@ class RegistrySettings(RpcSettings, frozen=True, kw_only=True):
     credentials: Annotated[Address, Meta(description="The credentials service's gRPC API.")] = Address(
         "127.0.0.1", 7411
     )
+    mapper: Annotated[
+        Address,
+        Meta(description="The mapper's gRPC API, where what is polled goes and what waits is counted."),
+    ] = Address("127.0.0.1", 7413)
+    nats_url: Annotated[
+        NatsUrl | None,
+        Meta(description="NATS with JetStream, where notices are told: `nats://…`. None: they wait."),
+    ] = None
     database_url: Annotated[
         PostgresUrl, Meta(description="PostgreSQL, as the role `tieline_registry_service`: `postgresql://…`.")
     ]

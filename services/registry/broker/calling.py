@@ -34,7 +34,7 @@ from services.registry.broker.operations import Answer, Operation, Reach
 from services.registry.broker.outcomes import Deaf, Listener, Outcome
 from services.registry.broker.preparing import Preparation, context
 from services.registry.broker.purse import Leased, Purse
-from services.registry.broker.serving import Connections, Served
+from services.registry.broker.serving import Connections, Rest, Served
 from services.registry.broker.streams import AllStreams
 from services.registry.broker.throttles import Throttles
 from services.registry.broker.turns import Turns
@@ -46,6 +46,9 @@ from tieline.registry.v1.broker_pb2 import ConnectionRef
 
 READY_SECONDS = 5.0
 """How long a call waits for a process that is being started again; longer outages are the caller's to wait out."""
+
+RESTING_SECONDS = 5.0
+"""When to ask again for a connection that somebody has paused."""
 
 T = TypeVar("T")
 
@@ -77,6 +80,7 @@ class Calls:
     ) -> Answer[T]:
         """Raises CallFailed with what is to be said to the caller."""
         served, process = await self.find(ref)
+        demand_awake(served, operation)
         attempts = Attempts.within(within, self._clock)
         await self._mending.wait_out_throttle(served, operation, attempts)
         while True:
@@ -99,6 +103,7 @@ class Calls:
         Once a frame came, nothing is repeated: the caller knows where to go on.
         """
         served, process = await self.find(ref)
+        demand_awake(served, operation)
         attempts = Attempts.within(within, self._clock)
         await self._mending.wait_out_throttle(served, operation, attempts)
         begun = False
@@ -298,6 +303,20 @@ class Calls:
 @dataclass(slots=True)
 class Verdict:
     result: Result = Result.UNTOLD
+
+
+def demand_awake(served: Served, operation: Operation) -> None:
+    """CallFailed where the connection rests: with all of it, or with what calls the provider."""
+    if (
+        operation.receives
+        or served.rest is Rest.NONE
+        or (served.rest is Rest.PROVIDER and not operation.slot)
+    ):
+        return
+    paused = served.rest is Rest.ALL
+    reason, what = ("PAUSED", "is paused") if paused else ("SUSPENDED", "is suspended until it works again")
+    failure = failures.transient(reason, f"{served.connection} {what}")
+    raise _unreached(failures.later(failure, RESTING_SECONDS))
 
 
 def _unreached(failure: Failure) -> CallFailed:

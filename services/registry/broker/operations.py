@@ -22,6 +22,8 @@ class Operation:
     slot: str = ""
     """The slot that it calls with; empty: it calls nobody and gets no credential."""
     entry: str = ""
+    receives: bool = False
+    """It is a part of receiving, which goes on while the connection rests."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Protocol
 
 
@@ -12,6 +13,16 @@ class Binding:
 
     slot: str
     entry: str = ""
+
+
+class Rest(Enum):
+    """What is not asked of a plugin for a connection at the moment."""
+
+    NONE = auto()
+    PROVIDER = auto()
+    """Nothing that calls the provider: the platform suspended it, for its credential or a permission."""
+    ALL = auto()
+    """Nothing: a person paused it. What arrives for it waits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +43,9 @@ class Served:
     """Versions of the plugin that it may run on; empty: any."""
     cell: str = ""
     """Who shares its process; empty: everybody who does not ask for one apart."""
+    flags: tuple[str, ...] = ()
+    """Features that are on for it."""
+    rest: Rest = Rest.NONE
 
 
 class Connections(Protocol):

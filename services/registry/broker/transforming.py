@@ -19,10 +19,11 @@ from foundation.clock import Clock
 from foundation.process.supervised import Report
 from services.registry.broker import failures
 from services.registry.broker.batches import Batch, Share, cut
-from services.registry.broker.calling import Calls, Verdict
+from services.registry.broker.calling import Calls, Verdict, demand_awake
 from services.registry.broker.circuits import Result, result_of
 from services.registry.broker.failures import CallFailed
 from services.registry.broker.mending import MARGIN_SECONDS
+from services.registry.broker.operations import Operation
 from services.registry.broker.preparing import context
 from services.registry.broker.serving import Served
 from services.registry.broker.tallies import Tally
@@ -42,6 +43,7 @@ from tieline.plugin.v1.transform_pb2 import (
 from tieline.registry.v1 import broker_pb2
 
 OPERATION = "TransformData"
+_ASKED = Operation(name=OPERATION)
 
 Group = broker_pb2.TransformDataRequest.Group
 Parts = list[tuple[int, Served, Sequence[TransformInput]]]
@@ -75,6 +77,7 @@ class Transforming:
         for index, group in enumerate(groups):
             try:
                 served, process = await self._calls.find(group.ref)
+                demand_awake(served, _ASKED)
             except CallFailed as failed:
                 tallies[index].failed(group.inputs, failed.failure)
                 continue

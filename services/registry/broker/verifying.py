@@ -47,7 +47,8 @@ class Verifying:
             request.context.CopyFrom(reach.context)
             return await reach.stub.VerifyWebhook(request, **reach.options)
 
-        operation = Operation(name=f"VerifyWebhook/{webhook.name}", slot=_slot(webhook, process.manifest))
+        slot = _slot(webhook, process.manifest)
+        operation = Operation(name=f"VerifyWebhook/{webhook.name}", slot=slot, receives=True)
         return (await self._calls.unary(ref, operation, ask, min(within, self._longest))).message
 
 

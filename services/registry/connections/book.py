@@ -17,6 +17,7 @@ from services.registry.connections.grants import Grants, wishes
 from services.registry.connections.picture import Picture
 from services.registry.connections.wanted import check, settable, webhooks_of
 from services.registry.host.host import Host
+from services.registry.recording import Change, Recorder
 from tieline.common.v1.failure_pb2 import FailureKind
 from tieline.plugin.v1.manifest_pb2 import Manifest
 from tieline.registry.v1 import connections_pb2 as pb
@@ -37,10 +38,12 @@ class ConnectionBook:
         picture: Picture,
         applier: Applier,
         grants: Grants,
+        recorder: Recorder,
         clock: Clock,
     ) -> None:
         self._own, self._host, self._broker = own, host, broker
-        self._picture, self._applier, self._grants, self._clock = picture, applier, grants, clock
+        self._picture, self._applier, self._grants = picture, applier, grants
+        self._recorder, self._clock = recorder, clock
 
     async def create(
         self,
@@ -63,11 +66,14 @@ class ConnectionBook:
         await self._ask_plugin(connection)
         if validate_only:
             return connection
-        # Grants before the row: a connection without its grant would look as if it worked.
-        for wish in wishes(connection, manifest):
-            await self._grants.give(wish)
-        async with self._own.unit_of_work(tenants=[tenant]) as work:
-            made = await store.insert(work, connection, request_id=request_id, author=author)
+        fields = [field.name for field, _ in connection.wanted.ListFields()]
+        change = Change(action="connection.create", resource=connection.name, fields=fields)
+        async with self._recorder.making(change):
+            # Grants before the row: a connection without its grant would look as if it worked.
+            for wish in wishes(connection, manifest):
+                await self._grants.give(wish)
+            async with self._own.unit_of_work(tenants=[tenant]) as work:
+                made = await store.insert(work, connection, request_id=request_id, author=author)
         if not made and (there := await self._present(connection, request_id)):
             return there
         self._applier.notice()

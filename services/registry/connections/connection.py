@@ -7,18 +7,21 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from services.registry.broker.serving import Binding, Served
+from services.registry.broker.serving import Binding, Rest, Served
 from tieline.common.v1.failure_pb2 import Failure
 from tieline.registry.v1 import connections_pb2 as pb
 from tieline.registry.v1.processes_pb2 import ISOLATION_PER_TENANT
 
 
 class State(StrEnum):
-    """As the contract's Connection.State, in lower case; those that can be reached so far."""
+    """As the contract's Connection.State, in lower case. FAILING is what health makes of ACTIVE; nobody stores it."""
 
     PENDING = "pending"
     ACTIVE = "active"
+    PAUSED = "paused"
     SUSPENDED = "suspended"
+    FAILING = "failing"
+    DELETING = "deleting"
 
 
 class Application(StrEnum):
@@ -27,6 +30,9 @@ class Application(StrEnum):
     PENDING = "pending"
     APPLIED = "applied"
     FAILED = "failed"
+
+
+_RESTS = {State.SUSPENDED: Rest.PROVIDER, State.PAUSED: Rest.ALL, State.DELETING: Rest.ALL}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +80,7 @@ class Connection:
             version_range=self.wanted.version_range,
             cell=_cell(self.tenant) if self.wanted.isolation == ISOLATION_PER_TENANT else "",
             bindings=tuple(Binding(one.slot, one.entry) for one in self.wanted.credentials),
+            rest=_RESTS.get(self.state, Rest.NONE),
         )
 
 

@@ -24,7 +24,7 @@ from foundation.identity import Kind, Principal, Role, TokenSigner, TokenVerifie
 from foundation.process.ports import Port
 from foundation.rpc import Connection, RpcServer, connect
 from foundation.rpc.call import caller
-from foundation.settings import Address, PostgresUrl
+from foundation.settings import Address, NatsUrl, PostgresUrl
 from foundation.store.bootstrap import bootstrap, new_passwords
 from foundation.store.migrate import migrate
 from foundation.store.schemas import REGISTRY
@@ -33,8 +33,9 @@ from foundation.telemetry import Metrics
 from services.registry.main import serve
 from services.registry.settings import RegistrySettings
 from tieline.common.v1.credential_pb2 import CredentialKind
+from tieline.credentials.v1 import audit_pb2_grpc, credentials_pb2_grpc, tokens_pb2, tokens_pb2_grpc
 from tieline.credentials.v1 import credentials_pb2 as vault_pb
-from tieline.credentials.v1 import credentials_pb2_grpc, tokens_pb2, tokens_pb2_grpc
+from tieline.credentials.v1.audit_pb2 import AuditRecord, RecordAuditRequest, RecordAuditResponse
 
 # ruff: noqa: N802  the contract's names
 
@@ -112,9 +113,34 @@ class Vault(credentials_pb2_grpc.CredentialServiceServicer):
 
 
 @dataclass
+class Audit(audit_pb2_grpc.AuditServiceServicer):
+    """Keeps what it is told, in order; or says that it cannot."""
+
+    records: list[AuditRecord] = field(default_factory=list)
+    away: bool = False
+
+    async def RecordAudit(self, request: RecordAuditRequest, _: Any) -> RecordAuditResponse:
+        if self.away:
+            raise Problem(Code.DEPENDENCY_UNAVAILABLE, dependency="postgres", why="it is away")
+        assert request.request_id
+        first = len(self.records) + 1
+        self.records.extend(request.records)
+        return RecordAuditResponse(sequences=range(first, len(self.records) + 1))
+
+    @property
+    def said(self) -> list[tuple[str, str, str]]:
+        """Action, resource and outcome of each."""
+        return [
+            (one.action, one.resource, AuditRecord.Outcome.Name(one.outcome).removeprefix("OUTCOME_"))
+            for one in self.records
+        ]
+
+
+@dataclass
 class Running:
     settings: RegistrySettings
     vault: Vault
+    audit: Audit
     admin: DatabaseUrl
     stopping: asyncio.Event
 
@@ -160,7 +186,8 @@ async def prepared(engines: Served, where: Path) -> AsyncIterator[Running]:
         await bootstrap(admin, PASSWORDS, [REGISTRY])
         await migrate(admin, [REGISTRY])
         vault = Vault()  # type: ignore[abstract]  # it grants, and no more
-        address = await stack.enter_async_context(_vault(vault))
+        audit = Audit()  # type: ignore[abstract]  # it records, and no more
+        address = await stack.enter_async_context(_vault(vault, audit))
         token = where / "token"
         token.touch(0o600)
         token.write_text("tl_registry\n")
@@ -173,13 +200,14 @@ async def prepared(engines: Served, where: Path) -> AsyncIterator[Running]:
             worker_database_url=PostgresUrl(
                 admin.login(REGISTRY.worker, PASSWORDS[REGISTRY.worker]).reveal()
             ),
+            nats_url=NatsUrl(engines.nats),
             token_file=str(token),
             public_url="https://hooks.acme.example/",
             plugins=(str(where / "plugins"),),
             log_level="error",
             drain_seconds=1.0,
         )
-        yield Running(settings, vault, admin, asyncio.Event())
+        yield Running(settings, vault, audit, admin, asyncio.Event())
 
 
 async def ready(running: Running, task: asyncio.Task[None] | None = None) -> None:
@@ -192,7 +220,7 @@ async def ready(running: Running, task: asyncio.Task[None] | None = None) -> Non
 
 
 @asynccontextmanager
-async def _vault(vault: Vault) -> AsyncIterator[Address]:
+async def _vault(vault: Vault, audit: Audit) -> AsyncIterator[Address]:
     server = RpcServer(
         Address("127.0.0.1", 0),
         authenticator=TokenVerifier(OneKey(), SystemClock()),
@@ -203,5 +231,6 @@ async def _vault(vault: Vault) -> AsyncIterator[Address]:
     )
     server.add(tokens_pb2_grpc.add_TokenServiceServicer_to_server, Tokens())  # type: ignore[abstract]
     server.add(credentials_pb2_grpc.add_CredentialServiceServicer_to_server, vault)
+    server.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, audit)
     async with server:
         yield server.address

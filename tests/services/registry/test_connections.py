@@ -110,6 +110,7 @@ async def test_a_connection_is_applied_granted_and_has_an_address(registry: Runn
     assert url.startswith("https://hooks.acme.example/hooks/")
     assert len(url.rpartition("/")[2]) == 26
     ((who, grant),) = registry.vault.granted.values()
+    assert registry.audit.said[0] == ("connection.create", made.name, "INTENT")
     assert who == "users/ada", "made with the caller's right, not ours"
     assert (grant.service, grant.connection, grant.slot) == ("gateway", made.name, "webhook")
     assert list(grant.fields) == ["secret"]
@@ -217,7 +218,7 @@ async def test_tenants_see_and_change_their_own(registry: Running) -> None:
         assert not (await stub.ListConnections(ListConnectionsRequest(parent="tenants/other"))).connections
     assert await gaps(registry.admin, [REGISTRY]) == []
     service = registry.admin.login(REGISTRY.service, PASSWORDS[REGISTRY.service])
-    stolen = Running(registry.settings, registry.vault, service, registry.stopping)
+    stolen = Running(registry.settings, registry.vault, registry.audit, service, registry.stopping)
     for table in ("connections", "connection_revisions", "endpoints"):
         assert not await stolen.sql(f"select from registry.{table}")
 

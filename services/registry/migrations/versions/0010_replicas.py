@@ -1,0 +1,8 @@
+"""What replicas are kept in."""
+
+revision = "0010"
+down_revision = "0009"
+
+
+def upgrade() -> None:
+    pass

@@ -1,0 +1,8 @@
+"""What flags are kept in."""
+
+revision = "0011"
+down_revision = "0010"
+
+
+def upgrade() -> None:
+    pass
