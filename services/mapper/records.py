@@ -15,7 +15,7 @@ from tieline.common.v1.failure_pb2 import FAILURE_KIND_INVALID_INPUT, Failure
 from tieline.mapper.v1.events_pb2 import Delivery
 from tieline.mapper.v1.inbox_pb2 import AcceptRecordsRequest, DeliveryInput, RecordInput
 
-_LIMITS = {"connection": 256, "stream": 64, "partition": 512}
+_LIMITS = {"connection": 256, "stream": 64, "partition": 512, "reader": 64}
 _TEXTS = {"event_type": 256, "content_type": 1024}
 JSON = "application/json"
 
@@ -29,7 +29,9 @@ def fence_of(request: AcceptRecordsRequest) -> Fence:
             raise Problem(Code.INVALID_ARGUMENT, field=field, why=f"a NUL, or more than {limit} bytes")
     if not request.stream:
         raise Problem(Code.INVALID_ARGUMENT, field="stream", why="it is empty")
-    return Fence(tenant, request.connection, request.stream, request.partition, request.fence)
+    # No stream's name has an @ in it.
+    read = f"{request.stream}@{request.reader}" if request.reader else request.stream
+    return Fence(tenant, request.connection, read, request.partition, request.fence)
 
 
 def arrival_of(given: RecordInput, request: AcceptRecordsRequest, fence: Fence, now: datetime) -> Arrival:

@@ -54,6 +54,9 @@ from services.registry.joining.opening import announce_every, join_book, joining
 from services.registry.joining.remote import Roster
 from services.registry.joining.servicer import TokenServicer
 from services.registry.recording import VaultRecorder
+from services.registry.replicas.replica import new_replica
+from services.registry.schedules.opening import Ground, schedules
+from services.registry.schedules.servicer import ScheduleServicer
 from services.registry.settings import RegistrySettings
 from tieline.registry.v1.broker_pb2_grpc import add_BrokerServiceServicer_to_server
 from tieline.registry.v1.catalogue_pb2_grpc import add_CatalogueServiceServicer_to_server
@@ -61,11 +64,12 @@ from tieline.registry.v1.connections_pb2_grpc import add_ConnectionServiceServic
 from tieline.registry.v1.endpoints_pb2_grpc import add_EndpointServiceServicer_to_server
 from tieline.registry.v1.joining_pb2_grpc import add_JoinServiceServicer_to_server
 from tieline.registry.v1.processes_pb2_grpc import add_ProcessServiceServicer_to_server
+from tieline.registry.v1.schedules_pb2_grpc import add_ScheduleServiceServicer_to_server
 
 
 async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
     configure_logs("registry", settings.log_level, settings.log_format)
-    clock = SystemClock()
+    clock, replica = SystemClock(), new_replica()
     async with AsyncExitStack() as stack:
         open_ = stack.enter_async_context
         own = await open_(open_store(settings.database_url, REGISTRY))
@@ -74,6 +78,7 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         keys = await open_(RemoteKeys(credentials))
         session = Session(credentials, read_token(settings.token_file), clock)
         vault = await open_(connect(str(settings.credentials), session.token))
+        mapper = await open_(connect(str(settings.mapper), session.token))
         recorder = await open_(VaultRecorder(vault))
         if settings.nats_url is not None:
             await open_(NoticeRelay("registry", settings.nats_url, worker))
@@ -108,12 +113,30 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
             recorder=recorder,
             clock=clock,
         )
+        metrics = Metrics("registry")
+        polled = await open_(
+            schedules(
+                Ground(
+                    replica=replica,
+                    own=own,
+                    worker=worker,
+                    mapper=mapper,
+                    host=host,
+                    broker=broker,
+                    picture=picture,
+                    recorder=recorder,
+                    clock=clock,
+                    metrics=metrics,
+                )
+            )
+        )
         api = Api(
             CatalogueServicer(catalogue, host),
             ProcessServicer(host, rollouts),
             ConnectionServicer(book, settings.public_url),  # type: ignore[abstract]
             EndpointServicer(picture, host),
             BrokerServicer(broker),
+            polled,
             None if joins is None else TokenServicer(joins, host.versions),  # type: ignore[abstract]
         )
         checks: dict[str, Check] = {
@@ -122,7 +145,7 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
             "credentials": keys.check,
             "connections": picture.check,
         }
-        verifier, metrics = TokenVerifier(keys, clock), Metrics("registry")
+        verifier = TokenVerifier(keys, clock)
         await open_(joining(settings, joins, verifier, clock, metrics))
         await open_(
             serving(
@@ -148,6 +171,7 @@ class Api:
     connections: ConnectionServicer
     endpoints: EndpointServicer
     broker: BrokerServicer
+    schedules: ScheduleServicer
     tokens: TokenServicer | None
     """Absent where no plugin may join."""
 
@@ -157,6 +181,7 @@ class Api:
         server.add(add_ConnectionServiceServicer_to_server, self.connections)
         server.add(add_EndpointServiceServicer_to_server, self.endpoints)
         server.add(add_BrokerServiceServicer_to_server, self.broker)
+        server.add(add_ScheduleServiceServicer_to_server, self.schedules)
         if self.tokens is not None:
             server.add(add_JoinServiceServicer_to_server, self.tokens)
 

@@ -122,8 +122,8 @@ def _check(given: FetchDataRequest, stream: Stream) -> None:
 def _check_page(answer: ListPartitionsResponse) -> None:
     ids = [one.id for one in answer.partitions]
     too_long = any(len(one.encode()) > PARTITION_ID_BYTES for one in ids)
-    if "" in ids or len(set(ids)) != len(ids) or too_long:
-        why = "a partition has no id of its own, or one that is too long"
+    if "" in ids or len(set(ids)) != len(ids) or too_long or any("\0" in one for one in ids):
+        why = "a partition has no id of its own, or one that is too long or holds a NUL"
         raise CallFailed(failures.internal("PARTITION_INVALID", why))
     if any(len(one.state) > STATE_BYTES for one in answer.partitions):
         why = f"the state of a partition has more than {STATE_BYTES} bytes"

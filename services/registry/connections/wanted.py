@@ -11,6 +11,7 @@ import jsonschema_rs
 from foundation.errors import Code, Problem
 from foundation.identity.names import parse, tenant_of
 from services.registry.catalogue.versions import Range
+from services.registry.connections.choices import check_streams
 from tieline.plugin.v1.manifest_pb2 import CredentialSlot, Manifest
 from tieline.registry.v1.connections_pb2 import Connection, SlotBinding
 
@@ -18,7 +19,7 @@ SETTINGS_BYTES = 256 * 1024
 DEPTH = 64
 FAULTS_TOLD = 5
 # Part of the contract, and of no effect yet: taking them would be a promise.
-_NOT_YET = ("streams", "app", "account_keys", "rate_limit", "resync_policy")
+_NOT_YET = ("app", "account_keys", "rate_limit")
 
 
 def settable(given: Connection) -> Connection:
@@ -36,6 +37,8 @@ def settable(given: Connection) -> Connection:
         credentials=given.credentials,
         webhooks=given.webhooks,
         labels=given.labels,
+        streams=given.streams,
+        resync_policy=given.resync_policy,
     )
 
 
@@ -50,6 +53,7 @@ def check(wanted: Connection, manifest: Manifest, tenant: str) -> None:
     for index, name in enumerate(wanted.webhooks):
         if name not in known:
             raise _bad(f"connection.webhooks[{index}]", f"{manifest.name} has no webhook {name!r}")
+    check_streams(wanted, manifest)
     _check_bindings(wanted, manifest, tenant)
 
 

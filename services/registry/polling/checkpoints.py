@@ -7,6 +7,7 @@ over from cannot move a checkpoint, however late it notices.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from foundation.clock import Clock
 from foundation.identity.names import tenant_of
@@ -26,6 +27,8 @@ class Place:
     connection: str
     stream: str
     partition: str = ""
+    reader: str = ""
+    """Who of several reads it, each with checkpoints of its own; empty: its schedule, else a backfill."""
 
     @property
     def tenant(self) -> str:
@@ -36,7 +39,8 @@ class Place:
         return {
             "tenant": self.tenant,
             "connection": self.connection,
-            "stream": self.stream,
+            # No stream's name has an @ in it.
+            "stream": f"{self.stream}@{self.reader}" if self.reader else self.stream,
             "partition": self.partition,
         }
 
@@ -47,6 +51,10 @@ class Claim:
     epoch: int
     checkpoint: Checkpoint
     """Where to go on, as it was when it was claimed."""
+    start_time: datetime | None = None
+    """Without a cursor: where to begin, if not at the stream's default lookback."""
+    last_time: datetime | None = None
+    """When the newest of what was read happened, as far as known."""
 
 
 class Checkpoints:
@@ -58,15 +66,20 @@ class Checkpoints:
         async with self._worker.unit_of_work(tenants=[place.tenant]) as work:
             row = await store.claim(work, place.row, self._owner, self._clock.now())
         checkpoint = Checkpoint(cursor=row.cursor, cursor_version=row.cursor_version)
-        return Claim(place, row.epoch, checkpoint)
+        return Claim(place, row.epoch, checkpoint, row.start_time, row.last_record_time or row.store_time)
 
-    async def store(self, claim: Claim, checkpoint: Checkpoint) -> None:
+    async def store(self, claim: Claim, checkpoint: Checkpoint, newest: datetime | None = None) -> None:
         """Only after everything it covers is durable. TakenOver if that is no longer ours to say."""
+        told = store.Reached(checkpoint, newest=newest)
         async with self._worker.unit_of_work(tenants=[claim.place.tenant]) as work:
-            kept = await store.keep(work, claim.place.row, claim.epoch, checkpoint, self._clock.now())
+            kept = await store.keep(work, claim.place.row, claim.epoch, told, self._clock.now())
         if not kept:
             raise TakenOver
 
-    async def forget(self, claim: Claim) -> None:
-        """Begin again; what comes twice is recognised where it is accepted."""
-        await self.store(claim, Checkpoint())
+    async def forget(self, claim: Claim, start_time: datetime | None = None) -> None:
+        """Begin again, there or at the default lookback; what comes twice is recognised where it is accepted."""
+        told = store.Reached(Checkpoint(), start_time=start_time)
+        async with self._worker.unit_of_work(tenants=[claim.place.tenant]) as work:
+            kept = await store.keep(work, claim.place.row, claim.epoch, told, self._clock.now())
+        if not kept:
+            raise TakenOver

@@ -60,6 +60,7 @@ class MapperInbox:
             records=records,
             priority=priority,
             fence=claim.epoch,
+            reader=claim.place.reader,
         )
         try:
             answer = await self._stub.AcceptRecords(request, timeout=ACCEPT_SECONDS)

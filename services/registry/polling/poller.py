@@ -7,8 +7,9 @@ and when is a schedule's affair: it hands over an errand and is told how it ende
 
 from __future__ import annotations
 
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 
 import structlog
@@ -19,7 +20,7 @@ from services.registry.polling.checkpoints import Checkpoints, Claim, Place, Tak
 from services.registry.polling.inbox import Inbox
 from tieline.common.v1.delivery_pb2 import PRIORITY_BULK, Priority
 from tieline.common.v1.failure_pb2 import Failure, FailureKind
-from tieline.plugin.v1.fetch_pb2 import FetchDataRequest, FetchEnd, Partition
+from tieline.plugin.v1.fetch_pb2 import FetchDataRequest, FetchEnd, Partition, RecordBatch
 from tieline.registry.v1.broker_pb2 import ConnectionRef
 
 log = structlog.get_logger(__name__)
@@ -52,10 +53,15 @@ class Errand:
     max_records: int = 0
     starts_over: bool = True
     """What to do with a checkpoint that the provider no longer knows: forget it, or leave it for a person."""
+    from_last: bool = False
+    """Whoever starts over begins at the time of the newest record, not at the stream's default lookback."""
+    window: FetchDataRequest.Window | None = None
+    """Read this stretch of the past, as `reader`."""
+    reader: str = ""
 
     @property
     def place(self) -> Place:
-        return Place(self.connection, self.stream, self.partition.id)
+        return Place(self.connection, self.stream, self.partition.id, self.reader)
 
 
 @dataclass(slots=True)
@@ -94,7 +100,7 @@ class Poller:
                     raise
                 polled.ended, polled.failure = Ended.CURSOR_INVALID, failed.failure
                 if errand.starts_over and claim.checkpoint.cursor:
-                    await self._checkpoints.forget(claim)
+                    await self._checkpoints.forget(claim, claim.last_time if errand.from_last else None)
                     polled.again_after = 0.0
         except TakenOver:
             polled.ended = Ended.TAKEN_OVER
@@ -111,7 +117,11 @@ class Poller:
             checkpoint=claim.checkpoint,
             max_records=errand.max_records,
         )
-        ref = ConnectionRef(connection=errand.connection)
+        if errand.window is not None:
+            request.backfill.CopyFrom(errand.window)
+        elif claim.start_time is not None and not claim.checkpoint.cursor:
+            request.start_time.FromDatetime(claim.start_time)
+        ref, newest = ConnectionRef(connection=errand.connection), claim.last_time
         async with aclosing(self._fetching.fetch(ref, request, within)) as frames:
             async for frame in frames:
                 match frame.WhichOneof("frame"):
@@ -121,12 +131,23 @@ class Poller:
                             await self._inbox.accept(claim, batch, errand.priority)
                             polled.records += len(batch.records)
                             polled.broken += len(batch.broken)
+                            newest = _newest(newest, batch)
                         if batch.HasField("checkpoint"):
-                            await self._checkpoints.store(claim, batch.checkpoint)
+                            await self._checkpoints.store(claim, batch.checkpoint, newest)
                     case "end":
                         polled.ended = _ENDS.get(frame.end.reason, Ended.LIMIT)
                         if frame.end.HasField("next_poll_after"):
                             polled.again_after = frame.end.next_poll_after.ToTimedelta().total_seconds()
+
+
+def _newest(known: datetime | None, batch: RecordBatch) -> datetime | None:
+    """When the newest of these happened; what no clock could say is nobody's time."""
+    for record in batch.records:
+        if record.HasField("occurred_at"):
+            with suppress(ValueError, OverflowError):
+                at = record.occurred_at.ToDatetime(UTC)
+                known = at if known is None else max(known, at)
+    return known
 
 
 def _seconds(failure: Failure) -> float | None:

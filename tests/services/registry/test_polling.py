@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -61,13 +62,13 @@ class Noted(Checkpoints):
         self.waits: asyncio.Event | None = None
         self.arrived = asyncio.Event()
 
-    async def store(self, claim: Claim, checkpoint: Checkpoint) -> None:
+    async def store(self, claim: Claim, checkpoint: Checkpoint, newest: datetime | None = None) -> None:
         if self.ends():
             raise Injured
         if self.waits is not None:
             self.arrived.set()
             await self.waits.wait()
-        await super().store(claim, checkpoint)
+        await super().store(claim, checkpoint, newest)
         self.stored.append(int(checkpoint.cursor or 0))
 
 
