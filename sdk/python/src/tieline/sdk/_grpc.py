@@ -9,8 +9,8 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,7 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 
 from tieline.sdk._convert.manifest import read_manifest
-from tieline.sdk._convert.service import Method, Service, launch_proof, refusal
+from tieline.sdk._convert.service import Method, Service, Streamed, launch_proof, refusal
 from tieline.sdk.core import Failure, FailureKind, Transforms
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ async def _serve(plugin: Transforms, manifest: Path, address: str, nonce: bytes)
     service = Service(plugin, described, launch_proof(nonce, address), stop)
     server = grpc.aio.server(options=OPTIONS)
     wrapped = {name: _wrap(method) for name, method in service.methods().items()}
+    wrapped |= {name: _wrap_stream(method) for name, method in service.streamed().items()}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, wrapped),))
     state = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
@@ -153,6 +154,29 @@ def _wrap(method: Method) -> grpc.RpcMethodHandler[Any, Any]:
             await _abort(context, defect)
 
     return grpc.unary_unary_rpc_method_handler(
+        answer,
+        request_deserializer=method.request.FromString,
+        response_serializer=lambda message: message.SerializeToString(),
+    )
+
+
+def _wrap_stream(method: Streamed) -> grpc.RpcMethodHandler[Any, Any]:
+    async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Message]:
+        try:
+            _demand_host(context)
+            _demand_deadline(context)
+            # The host leaves by cancelling; the generator behind it is closed with it.
+            async with aclosing(aiter(method.answer(request))) as messages:  # type: ignore[type-var]  # generators
+                async for message in messages:
+                    yield message
+        except Failure as failure:
+            await _abort(context, failure)
+        except Exception as error:  # the border of every call; the log has the rest
+            log.exception("a poll failed")
+            defect = Failure(FailureKind.INTERNAL, "DEFECT", f"the plugin raised {type(error).__name__}")
+            await _abort(context, defect)
+
+    return grpc.unary_stream_rpc_method_handler(
         answer,
         request_deserializer=method.request.FromString,
         response_serializer=lambda message: message.SerializeToString(),

@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -15,8 +15,9 @@ from typing import Any
 from google.protobuf.message import Message
 
 from tieline.common.v1 import diagnostic_pb2
-from tieline.plugin.v1 import instance_pb2, manifest_pb2, plugin_pb2, transform_pb2
+from tieline.plugin.v1 import fetch_pb2, instance_pb2, manifest_pb2, plugin_pb2, transform_pb2
 from tieline.sdk._convert.events import clean, to_drafts, to_failure, to_input
+from tieline.sdk._convert.fetching import Fetching
 from tieline.sdk._convert.instances import Instances
 from tieline.sdk.core import (
     ChecksHealth,
@@ -44,6 +45,14 @@ class Method:
     answer: Answer
 
 
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """A method that answers with many messages."""
+
+    request: type[Message]
+    answer: Callable[[Any], AsyncIterator[Message]]
+
+
 class Service:
     """What every plugin answers, around the few things that one plugin does."""
 
@@ -56,10 +65,21 @@ class Service:
         )
         self._stop = stop
         self._instances = Instances()
+        self._fetching = Fetching(plugin, manifest, self._instances)
+
+    def streamed(self) -> dict[str, Streamed]:
+        """As `methods`, those that answer with a stream."""
+        if not self._fetching.fetches:
+            return {}
+        return {"FetchData": Streamed(fetch_pb2.FetchDataRequest, self._fetching.fetch_data)}
 
     def methods(self) -> dict[str, Method]:
         """What is not in here answers UNIMPLEMENTED by itself."""
-        return {
+        optional: dict[str, Method] = {}
+        if self._fetching.lists:
+            request = fetch_pb2.ListPartitionsRequest
+            optional["ListPartitions"] = Method(request, self._fetching.list_partitions)
+        return optional | {
             "Describe": Method(plugin_pb2.DescribeRequest, self.describe),
             "Initialize": Method(instance_pb2.InitializeRequest, self.initialize),
             "Authenticate": Method(instance_pb2.AuthenticateRequest, self.authenticate),
