@@ -25,6 +25,7 @@ VERBS = {
     "audit": "who did what, and whether that is what was written",
     "plugin": "which external services can be connected",
     "connection": "a tenant's use of a plugin",
+    "schedule": "when what is polled, and reading the past",
     "event": "what happened, as everybody is told it",
     "demo": "a small story through the real path, to watch",
 }

@@ -54,6 +54,9 @@ from services.registry.joining.opening import announce_every, join_book, joining
 from services.registry.joining.remote import Roster
 from services.registry.joining.servicer import TokenServicer
 from services.registry.recording import VaultRecorder
+from services.registry.replicas.fleet import Fleet
+from services.registry.replicas.own import Own
+from services.registry.replicas.presence import Presence
 from services.registry.replicas.replica import new_replica
 from services.registry.schedules.opening import Ground, schedules
 from services.registry.schedules.servicer import ScheduleServicer
@@ -101,6 +104,9 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         purse = await open_(VaultPurse(vault, clock))
         broker = Broker(host, picture, purse, clock=clock)
         rollouts = await open_(Rollouts(host, Moving(picture, broker, host), clock))
+        own_processes = Own(replica, host, rollouts)
+        await open_(Presence(own_processes, worker, host, clock))
+        fleet = Fleet(own_processes, worker, clock)
         applier = await open_(Applier(worker, host, broker, picture, clock))
         await open_(Suspender(vault, worker, picture, clock))
         book = ConnectionBook(
@@ -131,8 +137,8 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
             )
         )
         api = Api(
-            CatalogueServicer(catalogue, host),
-            ProcessServicer(host, rollouts),
+            CatalogueServicer(catalogue, host, recorder),
+            ProcessServicer(fleet, recorder),
             ConnectionServicer(book, settings.public_url),  # type: ignore[abstract]
             EndpointServicer(picture, host),
             BrokerServicer(broker),

@@ -29,11 +29,20 @@ _OVERRIDE = text("""
     where plugin = :plugin and version = :version and revision = :revision
     returning status, revision, create_time
 """)
-_TRACKS = text("select plugin, version from plugin_tracks")
+_TRACKS = text("select plugin, version, shifts from plugin_tracks")
 _SERVE = text("""
-    insert into plugin_tracks (plugin, version, update_time) values (:plugin, :version, :now)
-    on conflict (plugin) do update set version = excluded.version, update_time = excluded.update_time
+    insert into plugin_tracks (plugin, version, update_time, shifts) values (:plugin, :version, :now, :shifts)
+    on conflict (plugin) do update set version = excluded.version, update_time = excluded.update_time,
+        shifts = plugin_tracks.shifts + excluded.shifts
 """)
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """The version of a plugin that serves, and how often somebody has wanted another."""
+
+    version: Version
+    shifts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +64,11 @@ class Ledger(Protocol):
     async def override(self, key: Key, status: Manifest.Status.ValueType, etag: str) -> Entry:
         """Decide about a status; the problem CONFLICT where somebody else did meanwhile."""
 
-    async def tracks(self) -> Mapping[str, Version]:
-        """The version that serves, by plugin."""
+    async def tracks(self) -> Mapping[str, Track]:
+        """By plugin."""
 
-    async def serve(self, plugin: str, version: Version) -> None: ...
+    async def serve(self, plugin: str, version: Version, *, wanted: bool = False) -> None:
+        """`wanted`: by somebody, so that every replica follows; else this one had no other choice."""
 
 
 class StoredLedger:
@@ -85,13 +95,13 @@ class StoredLedger:
             raise Problem(Code.CONFLICT, why=f"{key[0]} {key[1]} is not as it was read")
         return Entry(found.create_time, found.status, found.revision)
 
-    async def tracks(self) -> Mapping[str, Version]:
+    async def tracks(self) -> Mapping[str, Track]:
         async with self._worker.across_tenants() as work:
             rows = await work.execute(_TRACKS)
-        return {plugin: Version.parse(version) for plugin, version in rows}
+        return {plugin: Track(Version.parse(version), shifts) for plugin, version, shifts in rows}
 
-    async def serve(self, plugin: str, version: Version) -> None:
-        row = {"plugin": plugin, "version": str(version), "now": self._clock.now()}
+    async def serve(self, plugin: str, version: Version, *, wanted: bool = False) -> None:
+        row = {"plugin": plugin, "version": str(version), "now": self._clock.now(), "shifts": int(wanted)}
         async with self._worker.across_tenants() as work:
             await work.execute(_SERVE, row)
 
@@ -102,7 +112,7 @@ class HeldLedger:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._entries: dict[Key, Entry] = {}
-        self._tracks: dict[str, Version] = {}
+        self._tracks: dict[str, Track] = {}
 
     async def seen(self, keys: Iterable[Key]) -> Mapping[Key, Entry]:
         for key in keys:
@@ -116,11 +126,12 @@ class HeldLedger:
         self._entries[key] = replace(entry, status=status, revision=entry.revision + 1)
         return self._entries[key]
 
-    async def tracks(self) -> Mapping[str, Version]:
+    async def tracks(self) -> Mapping[str, Track]:
         return dict(self._tracks)
 
-    async def serve(self, plugin: str, version: Version) -> None:
-        self._tracks[plugin] = version
+    async def serve(self, plugin: str, version: Version, *, wanted: bool = False) -> None:
+        before = self._tracks.get(plugin, Track(version))
+        self._tracks[plugin] = Track(version, before.shifts + wanted)
 
 
 def _number(etag: str) -> int:

@@ -8,6 +8,7 @@ from services.registry.catalogue.catalogue import Catalogue, Published
 from services.registry.catalogue.manifests import Refused
 from services.registry.catalogue.versions import Range, Version
 from services.registry.host.host import Host
+from services.registry.recording import Change, Recorder
 from tieline.common.v1.diagnostic_pb2 import Diagnostic
 from tieline.common.v1.failure_pb2 import FAILURE_KIND_INTERNAL, Failure
 from tieline.plugin.v1.manifest_pb2 import Manifest
@@ -18,8 +19,8 @@ from tieline.registry.v1 import catalogue_pb2_grpc
 
 
 class CatalogueServicer(catalogue_pb2_grpc.CatalogueServiceServicer):
-    def __init__(self, catalogue: Catalogue, host: Host) -> None:
-        self._catalogue, self._host = catalogue, host
+    def __init__(self, catalogue: Catalogue, host: Host, recorder: Recorder) -> None:
+        self._catalogue, self._host, self._recorder = catalogue, host, recorder
 
     async def GetPlugin(self, request: pb.GetPluginRequest, _: ServicerContext) -> pb.Plugin:
         (name,) = parse("plugins/*", request.name, "name")
@@ -58,7 +59,10 @@ class CatalogueServicer(catalogue_pb2_grpc.CatalogueServiceServicer):
         if wanted.status not in Manifest.Status.values():
             raise Problem(Code.INVALID_ARGUMENT, field="plugin_version.status", why="there is no such status")
         etag = wanted.etag or published.entry.etag
-        return _version(await self._catalogue.override(published.found.key, wanted.status, etag))
+        status = Manifest.Status.Name(wanted.status).removeprefix("STATUS_").lower()
+        change = Change(action="plugin.status", resource=wanted.name, details={"status": status})
+        async with self._recorder.making(change):
+            return _version(await self._catalogue.override(published.found.key, wanted.status, etag))
 
     async def RescanCatalogue(
         self, _request: pb.RescanCatalogueRequest, _: ServicerContext

@@ -21,9 +21,9 @@ from foundation.process.restart import RestartPolicy
 from foundation.process.supervised import State
 from foundation.store.errors import StoreError
 from services.registry.catalogue.catalogue import Catalogue, Content, Published
-from services.registry.catalogue.ledger import Key, Ledger
+from services.registry.catalogue.ledger import Key, Ledger, Track
 from services.registry.catalogue.versions import ANY, Range, Version
-from services.registry.host.process import PluginProcess
+from services.registry.host.process import PluginDown, PluginProcess
 from services.registry.host.sandbox import Sandbox
 from services.registry.host.socket_room import SocketRoom
 from services.registry.host.watchdog import Patience
@@ -33,6 +33,7 @@ from tieline.plugin.v1.manifest_pb2 import Manifest
 log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 10.0
+READY_SECONDS = 60.0
 IDLE_SECONDS = 600.0
 """Without a call for so long, a process that runs beside the serving one is ended."""
 
@@ -61,6 +62,14 @@ class Slot:
         return self.plugin, self.version
 
 
+@dataclass(frozen=True, slots=True)
+class Following:
+    """A shift of another replica, on its way here."""
+
+    version: Version
+    task: asyncio.Task[None]
+
+
 class Host:
     """`async with` it: plugins are started side by side and waited for by nobody."""
 
@@ -85,6 +94,10 @@ class Host:
         self._serving: dict[str, Version] = {}
         self._ending: dict[PluginProcess, asyncio.Task[None]] = {}
         self._reconciled = Content()
+        self._shifts: dict[str, int] = {}
+        """Of those that somebody wanted, how many are done here."""
+        self._following: dict[str, Following] = {}
+        self._wanted = asyncio.Event()
         self.held: set[Key] = set()
         """Versions that somebody may return to at any moment: idle or not, their processes stay."""
         self._task: asyncio.Task[None] | None = None
@@ -96,6 +109,8 @@ class Host:
 
     async def __aexit__(self, *_: object) -> None:
         await end(self._task)
+        for following in list(self._following.values()):
+            await end(following.task)
         for task in self._ending.values():
             task.cancel()
         every = [*self._slots.values(), *self._ending]
@@ -155,7 +170,11 @@ class Host:
     async def shift(self, plugin: str, version: Version) -> None:
         """From now on this version serves whoever pins none. Calls in flight finish where they are."""
         self._serving[plugin] = version
-        await self._remember(plugin, version)
+        await self._remember(plugin, version, wanted=True)
+
+    def look(self) -> None:
+        """Somebody may have shifted a version elsewhere."""
+        self._wanted.set()
 
     def retire(self, plugin: str, version: Version) -> None:
         """End what runs of a version, each process once its calls are finished."""
@@ -186,10 +205,13 @@ class Host:
     async def _turned(self) -> None:
         """Until the catalogue changes; now and then there is something to tidy up as well."""
         turned = asyncio.ensure_future(self.catalogue.turned(self._reconciled))
+        wanted = asyncio.ensure_future(self._wanted.wait())
         try:
-            await asyncio.wait([turned], timeout=LOOK_SECONDS)
+            await asyncio.wait([turned, wanted], timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         finally:
             turned.cancel()
+            wanted.cancel()
+            self._wanted.clear()
 
     async def _reconcile(self) -> None:
         tracks = await self._tracks()
@@ -206,7 +228,9 @@ class Host:
         for plugin in content.names():
             if tracks is None and plugin not in self._serving:
                 continue  # the newest may not be the one that somebody wants
-            version = self._choice(content, plugin, (tracks or {}).get(plugin))
+            track = (tracks or {}).get(plugin)
+            self._follow(content, plugin, track)
+            version = self._choice(content, plugin, track.version if track else None)
             if version is None:
                 self._serving.pop(plugin, None)
                 continue
@@ -214,6 +238,46 @@ class Host:
             if self._serving.get(plugin) != version:
                 self._serving[plugin] = version
                 await self._remember(plugin, version)
+
+    def _follow(self, content: Content, plugin: str, track: Track | None) -> None:
+        """Go where another replica was told to shift to, once a process for it is ready here."""
+        if track is None:
+            return
+        wanted = self._is_behind(plugin, track)
+        under_way = self._following.get(plugin)
+        if under_way is not None:
+            if wanted and under_way.version == track.version:
+                return
+            under_way.task.cancel()
+        if not wanted:
+            return
+        published = content.published.get((plugin, track.version))
+        if published is None or not published.startable:
+            version = str(track.version)
+            log.warning("a version that shall serve cannot be started here", plugin=plugin, version=version)
+            return
+        task = asyncio.create_task(self._move(published, track), name=f"follow {plugin}")
+        self._following[plugin] = Following(track.version, task)
+
+    def _is_behind(self, plugin: str, track: Track) -> bool:
+        """Somebody wanted a shift that is not done here. What a replica fell back to by itself nobody wanted."""
+        if self._serving.get(plugin) in {None, track.version}:
+            self._shifts[plugin] = track.shifts
+        return self._shifts.setdefault(plugin, track.shifts) != track.shifts
+
+    async def _move(self, published: Published, track: Track) -> None:
+        plugin, process = published.name, self.beside(published)
+        try:
+            async with process.call(READY_SECONDS):
+                self._serving[plugin] = track.version
+                self._shifts[plugin] = track.shifts
+                log.info("another replica's shift is followed", plugin=plugin, version=str(track.version))
+        except PluginDown as down:
+            log.warning("another replica's shift is not followed yet", plugin=plugin, why=down.sentence)
+        finally:
+            following = self._following.get(plugin)
+            if following is not None and following.task is asyncio.current_task():
+                del self._following[plugin]
 
     def _choice(self, content: Content, plugin: str, tracked: Version | None) -> Version | None:
         """The version that shall serve: the one that does, unless it cannot any more."""
@@ -235,7 +299,7 @@ class Host:
             return active[0].version
         return present
 
-    async def _tracks(self) -> Mapping[str, Version] | None:
+    async def _tracks(self) -> Mapping[str, Track] | None:
         """None: not known now."""
         try:
             return await self._ledger.tracks()
@@ -243,9 +307,9 @@ class Host:
             log.warning("which versions shall serve is not known now", why=str(away))
             return None
 
-    async def _remember(self, plugin: str, version: Version) -> None:
+    async def _remember(self, plugin: str, version: Version, *, wanted: bool = False) -> None:
         try:
-            await self._ledger.serve(plugin, version)
+            await self._ledger.serve(plugin, version, wanted=wanted)
         except (Problem, StoreError) as away:
             log.warning("which version serves is not remembered", plugin=plugin, why=str(away))
 

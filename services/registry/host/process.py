@@ -123,6 +123,11 @@ class PluginProcess:
         return f"plugins/{self.name}/processes/{self.manifest.version.replace('.', '-')}{apart}"
 
     @property
+    def shared(self) -> bool:
+        """Every replica calls this very process, by the one name that it has."""
+        return False
+
+    @property
     def pid(self) -> int | None:
         child = self._supervised.child
         return child.pid if child is not None and child.running else None

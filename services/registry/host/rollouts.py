@@ -97,24 +97,16 @@ class Rollouts:
         for task in list(self._tasks.values()):
             await end(task)
 
-    def start(self, plugin: str, target: Version, observation: timedelta) -> Rollout:
+    def start(self, plugin: str, target: Version, observation: timedelta, name: str = "") -> Rollout:
         """Begin it. The same one again is the one that is under way."""
-        present = next(
-            (one for one in self._rollouts.values() if one.plugin == plugin and one.stage not in OVER), None
-        )
+        present = self.under_way(plugin)
         if present is not None:
             if present.target == target:
                 return present
             why = f"{present.name} to {present.target} is under way"
             raise Problem(Code.STATE_REFUSES, what=f"{plugin}", wanted=f"upgraded to {target}", why=why)
-        origin = self._host.serving(plugin)
-        if origin is None:
-            raise Problem(Code.NOT_FOUND, what=f"plugin {plugin}, or a version of it that serves")
-        self._demand_startable(plugin, target)
-        if origin == target:
-            why = "that version serves already"
-            raise Problem(Code.STATE_REFUSES, what=plugin, wanted=f"upgraded to {target}", why=why)
-        name = f"plugins/{plugin}/rollouts/{secrets.token_hex(8)}"
+        origin = self.demand_possible(plugin, target)
+        name = name or f"plugins/{plugin}/rollouts/{secrets.token_hex(8)}"
         rollout = Rollout(name, plugin, origin, target, observation)
         self._rollouts[name] = rollout
         self._host.held |= {(plugin, origin), (plugin, target)}
@@ -124,6 +116,29 @@ class Rollouts:
         self._tasks[name] = task
         task.add_done_callback(lambda _: self._tasks.pop(name, None))
         return rollout
+
+    def demand_possible(self, plugin: str, target: Version) -> Version:
+        """The version that would be left; a Problem where there is nothing to upgrade, or nothing to upgrade to."""
+        origin = self._host.serving(plugin)
+        if origin is None:
+            raise Problem(Code.NOT_FOUND, what=f"plugin {plugin}, or a version of it that serves")
+        self._demand_startable(plugin, target)
+        if origin == target:
+            why = "that version serves already"
+            raise Problem(Code.STATE_REFUSES, what=plugin, wanted=f"upgraded to {target}", why=why)
+        return origin
+
+    def under_way(self, plugin: str) -> Rollout | None:
+        return next(
+            (one for one in self._rollouts.values() if one.plugin == plugin and one.stage not in OVER), None
+        )
+
+    def everything(self) -> Sequence[Rollout]:
+        """Those that are remembered, oldest first."""
+        return list(self._rollouts.values())
+
+    def knows(self, name: str) -> bool:
+        return name in self._rollouts
 
     def get(self, name: str) -> Rollout:
         if name not in self._rollouts:

@@ -118,6 +118,10 @@ class RemoteProcess(PluginProcess):
         return self._line.member.name if self._line is not None else super().resource
 
     @property
+    def shared(self) -> bool:
+        return self._line is not None
+
+    @property
     def state(self) -> State:
         if self._ended:
             return State.STOPPED

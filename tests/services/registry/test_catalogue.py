@@ -26,7 +26,7 @@ from services.registry.broker.broker import Broker
 from services.registry.broker.serving import FixedConnections
 from services.registry.catalogue.catalogue import Catalogue, Published
 from services.registry.catalogue.installing import Installer
-from services.registry.catalogue.ledger import HeldLedger
+from services.registry.catalogue.ledger import HeldLedger, Track
 from services.registry.catalogue.versions import Range, Version
 from services.registry.egress.proxy import open_egress
 from services.registry.host.host import Host
@@ -289,7 +289,7 @@ async def test_who_is_installed_sooner_does_not_serve_in_place_of_who_was_chosen
         assert published(host.catalogue).pending
         await until(lambda: host.serving("one"), 60)
         assert host.serving("one") == chosen
-    assert await ledger.tracks() == {"one": chosen}
+    assert await ledger.tracks() == {"one": Track(chosen)}
 
 
 async def test_what_cannot_be_started_any_more_is_not_said_to_serve(tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ class Absent(HeldLedger):
 
     away = True
 
-    async def tracks(self) -> Mapping[str, Version]:
+    async def tracks(self) -> Mapping[str, Track]:
         if self.away:
             raise Problem(Code.DEPENDENCY_UNAVAILABLE, dependency="the database", why="test")
         return await super().tracks()

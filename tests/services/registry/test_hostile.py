@@ -25,10 +25,9 @@ from foundation.process.supervised import State
 from foundation.process.testing import alive, gone, until
 from services.registry.broker.broker import Broker
 from services.registry.broker.serving import FixedConnections
+from services.registry.host.described import described
 from services.registry.host.host import Host
 from services.registry.host.process import PluginProcess
-from services.registry.host.rollouts import Rollouts
-from services.registry.host.servicer import ProcessServicer
 from services.registry.host.watchdog import Patience
 from tests.services.registry.plugins import CODE, group, hosting, make_plugin, served, titles
 from tieline.registry.v1 import processes_pb2 as pb
@@ -115,10 +114,9 @@ async def beside_a_good_one(
 
 async def shown(host: Host, process: PluginProcess) -> pb.Process:
     """What an operator is told, as the API tells it."""
-    servicer = ProcessServicer(host, Rollouts(host, None, host._clock))  # type: ignore[arg-type]  # no upgrades here
-    answer = await servicer.ListProcesses(pb.ListProcessesRequest(parent="plugins/bad"), None)  # type: ignore[arg-type]
-    (told,) = answer.processes
-    assert told.name == process.resource
+    (one,) = (one for one in host.everything() if one is process)
+    told = described(one, one.resource, "here")
+    assert told.host == "here"
     return told
 
 

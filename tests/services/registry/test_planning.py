@@ -229,7 +229,10 @@ def test_pauses_grow_and_end_with_the_first_success() -> None:
 def test_waiting_counts_more_than_having_much() -> None:
     busy = Busy()
     busy.add("rich", "a", bulk=False, count=1)
-    due = [Due("rich", "a", "1", "p", bulk=False, late=2 * AGE_SECONDS + 10), Due("poor", "b", "2", "p", bulk=False, late=1.0)]
+    due = [
+        Due("rich", "a", "1", "p", bulk=False, late=2 * AGE_SECONDS + 10),
+        Due("poor", "b", "2", "p", bulk=False, late=1.0),
+    ]
     room = Room(1, 1, 4, 1, {"p": 4})
     assert [one.tenant for one in choose(due, busy, room)] == ["rich"]
     busy = Busy()

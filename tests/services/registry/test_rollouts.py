@@ -240,9 +240,9 @@ async def test_the_version_that_serves_is_remembered_and_a_newer_one_does_not_ta
     tmp_path: Path,
 ) -> None:
     async with playing(tmp_path) as it:
-        assert await it.host._ledger.tracks() == {"it": ONE}
+        assert (await it.host._ledger.tracks())["it"].version == ONE
         await it.over(it.rollouts.start("it", TWO, MOMENT))
-        assert await it.host._ledger.tracks() == {"it": TWO}
+        assert (await it.host._ledger.tracks())["it"].version == TWO
         make_plugin(tmp_path, "it", version="3.0.0", folder="it-3")
         await until(lambda: len(it.host.catalogue.content.versions("it")) == 3, 30)
         assert await it.say() == ["new x"]

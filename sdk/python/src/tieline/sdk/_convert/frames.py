@@ -55,6 +55,8 @@ class Frames:
         self._until = now() + (soft or SOFT_SECONDS)
         self._batch = pb.RecordBatch()
         self._bytes = self._count = 0
+        self._covered = (0, 0)
+        """Of the records and the broken ones of the batch, how many its checkpoint covers."""
         self._sent_at = now()
         self._end = pb.FetchEnd(reason=pb.FetchEnd.REASON_CAUGHT_UP, budget_left=-1)
 
@@ -126,6 +128,7 @@ class Frames:
             raise Failure(FailureKind.INTERNAL, "CHECKPOINT_TOO_LARGE", why)
         told = pb.Checkpoint(cursor=checkpoint.cursor, cursor_version=self._version)
         self._batch.checkpoint.CopyFrom(told)
+        self._covered = (len(self._batch.records), len(self._batch.broken))
         if self._now() - self._sent_at >= LINGER_SECONDS:
             yield from self._flush()
 
@@ -164,18 +167,26 @@ class Frames:
         self._count += 1
 
     def _make_room(self, size: int) -> Iterator[pb.FetchDataResponse]:
-        if self._bytes and self._bytes + size > FRAME_BYTES:
-            yield from self._flush()
-        elif len(self._batch.records) >= RECORDS or self._batch.HasField("checkpoint"):
-            # A checkpoint covers the records of its own frame, and these come after it.
+        if (self._bytes and self._bytes + size > FRAME_BYTES) or len(self._batch.records) >= RECORDS:
             yield from self._flush()
         self._bytes += size + 64
 
     def _flush(self) -> Iterator[pb.FetchDataResponse]:
-        if self._batch.ByteSize():
-            batch, self._batch, self._bytes = self._batch, pb.RecordBatch(), 0
-            self._sent_at = self._now()
-            yield pb.FetchDataResponse(records=batch)
+        """A checkpoint covers what is in its own frame; what came after it goes into another."""
+        whole, (records, broken) = self._batch, self._covered
+        self._batch, self._bytes, self._covered = pb.RecordBatch(), 0, (0, 0)
+        if not whole.ByteSize():
+            return
+        self._sent_at = self._now()
+        rest = pb.RecordBatch()
+        if whole.HasField("checkpoint"):
+            rest.records.extend(whole.records[records:])
+            rest.broken.extend(whole.broken[broken:])
+            del whole.records[records:]
+            del whole.broken[broken:]
+        yield pb.FetchDataResponse(records=whole)
+        if rest.ByteSize():
+            yield pb.FetchDataResponse(records=rest)
 
     def _throttle(self, throttled: Throttled) -> None:
         self._end.reason = pb.FetchEnd.REASON_THROTTLED
