@@ -21,6 +21,8 @@ PATIENCE_SECONDS = 45.0
 """A restart finishes the calls in flight first."""
 LOOK_SECONDS = 0.2
 
+_DONE = {"restart": "restarted", "release": "released", "cancel": "cancelled"}
+
 
 class Fleet:
     def __init__(self, own: Own, worker: Store, clock: Clock) -> None:
@@ -122,12 +124,10 @@ class Fleet:
         async with self._worker.across_tenants() as work:
             withdrawn = await store.withdraw(work, order.id)
         done = "nothing was done" if withdrawn else "it began what was asked; look what became of it"
-        why = f"it did not answer in {PATIENCE_SECONDS:g} s" if host is not None else "it is gone"
-        raise Problem(
-            Code.DEPENDENCY_UNAVAILABLE,
-            dependency=f"the registry's replica {host or replica}",
-            why=f"{why}; {done}",
-        )
+        silent = f"did not answer in {PATIENCE_SECONDS:g} s" if host is not None else "is gone"
+        why = f"the registry's replica {host or replica} {silent}; {done}"
+        # Not as something unavailable: who is asked again for us would wait as long again.
+        raise Problem(Code.STATE_REFUSES, what=order.resource, wanted=_DONE[order.verb], why=why)
 
 
 def _the_same(plugin: str, target: Version, present: Rollout) -> Rollout:

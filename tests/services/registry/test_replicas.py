@@ -124,7 +124,7 @@ async def test_a_replica_that_is_gone_or_stands_still_is_nobodys_answer(
     try:
         with pytest.raises(Problem) as silent:
             await ask(first, "RestartProcess", pb.RestartProcessRequest(name=theirs.name))
-        assert silent.value.code is Code.DEPENDENCY_UNAVAILABLE
+        assert silent.value.code is Code.STATE_REFUSES
         assert "nothing was done" in silent.value.sentence
     finally:
         os.kill(second.process.pid, signal.SIGCONT)
