@@ -27,6 +27,7 @@ backfill = true
 
 CODE = """
 import json, os, time, asyncio
+from contextlib import suppress
 from pathlib import Path
 from tieline.sdk import (
     Category, CaughtUp, Checkpoint, Event, Failure, FailureKind, Partition, Record, Skip, Throttled, serve
@@ -36,12 +37,15 @@ from datetime import UTC, datetime, timedelta
 HERE = Path("@HERE@")
 
 def note(**what):
-    with (HERE / "polls.jsonl").open("a") as file:
+    # A confined one may not write here, and polls all the same.
+    with suppress(OSError), (HERE / "polls.jsonl").open("a") as file:
         file.write(json.dumps(what | {{"pid": os.getpid(), "time": time.time()}}) + "\\n")
 
 def told(name):
-    file = HERE / name
-    return file.read_text().split() if file.exists() else []
+    for file in (HERE / name, Path(name)):
+        if file.exists():
+            return file.read_text().split()
+    return []
 
 class Plugin:
     def transform(self, instance, delivery):
