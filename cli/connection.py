@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from cli import streams
 from cli.client import client, need_tenant
 from cli.options import add_paging
 from cli.output import show, show_list
@@ -46,6 +47,7 @@ def arguments(verb: argparse.ArgumentParser) -> None:
         default="shared",
         help="whether the tenant shares the plugin's process with others",
     )
+    streams.arguments(create)
     create.add_argument("--title", default="", help="for people")
     create.add_argument("--validate-only", action="store_true", help="check everything, change nothing")
     actions.add_parser("show", help="show one").add_argument("id")
@@ -86,6 +88,8 @@ def _wanted(options: argparse.Namespace, parent: str) -> Connection:
         version_range=options.plugin_versions,
         isolation=ISOLATION_PER_TENANT if options.isolation == "per-tenant" else ISOLATION_UNSPECIFIED,
         credentials=[_binding(text, parent) for text in options.credential],
+        streams=streams.chosen(options),
+        resync_policy=streams.policy(options),
     )
 
 

@@ -187,8 +187,10 @@ class Scheduler:
         under_way.task = asyncio.create_task(self._poll(one), name=f"poll {one.key.name}")
         under_way.task.add_done_callback(partial(self._ended, one.key))
 
-    def _ended(self, key: Key, _: asyncio.Task[None]) -> None:
-        del self._held.polls[key]
+    def _ended(self, key: Key, task: asyncio.Task[None]) -> None:
+        # It may be somebody's turn again before the task that gave it back is over.
+        if self._held.polls[key].task is task:
+            del self._held.polls[key]
         self._wanted.set()
 
     async def _poll(self, one: Claimed) -> None:

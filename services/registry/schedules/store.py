@@ -36,7 +36,7 @@ _BUSY = text("""
 _SPREAD = text(f"""
     with overdue as (
         select s.tenant, s.connection, s.id from schedules s {_OF_CONNECTION}
-        where {_WAITS} and {_FREE} and {_AWAKE} and not s.spread and s.kind <> 'backfill'
+        where {_WAITS} and {_FREE} and {_AWAKE} and not s.spread and s.kind <> 'backfill' and s.next_time < now()
           and s.next_time < now() - make_interval(secs => greatest(s.interval_seconds, 1))
         for update of s skip locked
     )

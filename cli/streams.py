@@ -1,0 +1,64 @@
+"""What a connection chooses to poll, on the command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from cli.options import span
+from foundation.errors import Code, Problem
+from tieline.registry.v1.connections_pb2 import Connection, StreamChoice
+
+POLICIES = ("lookback", "from-last", "stop")
+
+
+def arguments(action: argparse.ArgumentParser) -> None:
+    action.add_argument(
+        "--stream",
+        action="append",
+        default=[],
+        metavar="NAME[=SPAN]",
+        help="poll this stream, as often as it says or every SPAN: issues=5m; what is not named is not polled",
+    )
+    for option, what in (("include", "poll only"), ("exclude", "do not poll")):
+        action.add_argument(
+            f"--{option}",
+            action="append",
+            default=[],
+            metavar="STREAM=GLOB",
+            help=f"{what} the parts of a stream that fit: logs=eu-*",
+        )
+    action.add_argument(
+        "--resync",
+        choices=POLICIES,
+        default="lookback",
+        help="where to begin when the provider forgot how far it was read",
+    )
+
+
+def chosen(options: argparse.Namespace) -> Sequence[StreamChoice]:
+    choices: dict[str, StreamChoice] = {}
+    for text in options.stream:
+        name, equals, interval = text.partition("=")
+        if name in choices:
+            raise Problem(Code.INVALID_ARGUMENT, field="--stream", why=f"{name} is chosen twice")
+        choices[name] = StreamChoice(stream=name)
+        if equals:
+            try:
+                choices[name].interval.CopyFrom(span(interval))
+            except argparse.ArgumentTypeError as error:
+                raise Problem(Code.INVALID_ARGUMENT, field="--stream", why=str(error)) from None
+    for option in ("include", "exclude"):
+        for text in getattr(options, option):
+            name, equals, glob = text.partition("=")
+            if not equals or name not in choices:
+                why = f"{text!r} is not STREAM=GLOB of a stream that `--stream` chooses"
+                raise Problem(Code.INVALID_ARGUMENT, field=f"--{option}", why=why)
+            getattr(choices[name], option).append(glob)
+    return list(choices.values())
+
+
+def policy(options: argparse.Namespace) -> Connection.ResyncPolicy.ValueType:
+    if options.resync == "lookback":
+        return Connection.RESYNC_POLICY_UNSPECIFIED
+    return Connection.ResyncPolicy.Value(f"RESYNC_POLICY_{options.resync.upper().replace('-', '_')}")
