@@ -196,7 +196,8 @@ def _about_process(process: Process) -> Iterator[str]:
     sandbox = Sandbox.Name(process.sandbox).removeprefix("SANDBOX_").lower()
     held = f"{process.memory_bytes // 1024**2} MiB, " if process.memory_bytes else ""
     yield (
-        f"    version {process.plugin_version}, {f'pid {process.pid}, ' if process.pid else ''}{held}"
+        f"    version {process.plugin_version}, on {process.host}, "
+        f"{f'pid {process.pid}, ' if process.pid else ''}{held}"
         f"started {process.starts} times, sandbox {sandbox}"
     )
     if process.HasField("next_start_time"):

@@ -20,6 +20,8 @@ import structlog
 from foundation.clock import Clock
 from foundation.clock.tasks import end, woken
 from foundation.errors import Problem
+from foundation.notices import outbox
+from foundation.process.supervised import State as Process
 from foundation.store.errors import StoreError
 from foundation.store.unit_of_work import Store
 from services.registry.broker.failures import internal
@@ -30,8 +32,9 @@ from services.registry.schedules import store
 from services.registry.schedules.errands import Errands
 from services.registry.schedules.measuring import PollMetrics
 from services.registry.schedules.planning import Next, Room, Turn, after, choose
-from services.registry.schedules.schedule import Key, Kind
+from services.registry.schedules.schedule import Key, Kind, State
 from services.registry.schedules.store import Claimed, Found
+from services.registry.schedules.telling import stopped
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +47,8 @@ class Pace:
     margin_seconds: float = 3.0
     """So long before a lease runs out that could not be renewed, its poll is broken off."""
     count_seconds: float = 15.0
+    patience_seconds: float = 5.0
+    """So long a replica whose process does not work leaves what is due to others."""
     polls: int = 32
     """At once, in this process."""
     polls_of_connection: int = 4
@@ -146,6 +151,7 @@ class Scheduler:
             if await store.spread(work):
                 log.info("polls that are overdue are made up for over a while")
             due = await store.due(work, room.plugins, self._pace.polls_of_connection)
+            due = [one for one in due if one.late >= self._pace.patience_seconds or self._can(one.plugin)]
             if not due:
                 return 0
             chosen = choose(due, await store.busy(work), room)
@@ -178,6 +184,11 @@ class Scheduler:
                     found[plugin] = half - busy.get(plugin, 0)
         return found
 
+    def _can(self, plugin: str) -> bool:
+        """Where its process is in quarantine, other replicas come first; with none, the polls tell why they fail."""
+        process = self._host.processes.get(plugin)
+        return process is not None and process.state is not Process.FAILED
+
     def _sure(self, asked: float) -> float:
         return asked + self._pace.lease_seconds - self._pace.margin_seconds
 
@@ -189,7 +200,8 @@ class Scheduler:
 
     def _ended(self, key: Key, task: asyncio.Task[None]) -> None:
         # It may be somebody's turn again before the task that gave it back is over.
-        if self._held.polls[key].task is task:
+        held = self._held.polls.get(key)
+        if held is not None and held.task is task:
             del self._held.polls[key]
         self._wanted.set()
 
@@ -224,7 +236,9 @@ class Scheduler:
         found = Found(polled.records, caught_up=polled.ended is Ended.CAUGHT_UP)
         try:
             async with self._worker.unit_of_work(tenants=[one.key.tenant]) as work:
-                await store.finish(work, one, self._owner, found, then)
+                kept = await store.finish(work, one, self._owner, found, then)
+                if kept and then.state is State.STOPPED:
+                    await outbox.add(work, stopped(one, then, self._clock.now()))
         except StoreError as away:
             log.debug("how a poll ended is not kept", schedule=one.key.name, why=str(away))
 

@@ -71,6 +71,8 @@ class Plugin:
                 raise Failure(FailureKind.CURSOR_INVALID, "TOO_OLD", "that was long ago")
             if word == "patient":
                 await poll.wait(120)
+            if word == "long":
+                await asyncio.sleep(120)
             at = int(poll.cursor or b"0")
             end = 6 if poll.window else at + 3
             for number in range(at, end):

@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import msgspec
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -47,7 +48,8 @@ from tests.services.registry.conftest import (
     prepared,
     ready,
 )
-from tests.services.registry.polled import make_polled, noted
+from tests.services.registry.polled import make_polled, noted, spans
+from tieline.event.v1.event_pb2 import Event
 from tieline.mapper.v1.inbox_pb2_grpc import add_InboxServiceServicer_to_server
 from tieline.registry.v1 import connections_pb2_grpc, schedules_pb2_grpc
 from tieline.registry.v1 import schedules_pb2 as pb
@@ -151,8 +153,10 @@ class Polling:
 async def polling(engines: Served, tmp_path: Path) -> AsyncIterator[Polling]:
     make_polled(tmp_path)
     async with real_inbox(engines) as (address, kept, inbox), prepared(engines, tmp_path) as running:
-        # It notes its polls beside its folder, where a confined one could not.
-        running.settings = msgspec.structs.replace(running.settings, mapper=address, sandbox="none")
+        # The plugin notes its polls beside its folder, where a confined one could not; notices stay to be seen.
+        running.settings = msgspec.structs.replace(
+            running.settings, mapper=address, sandbox="none", nats_url=None
+        )
         task = asyncio.create_task(serve(running.settings, running.stopping))
         try:
             await ready(running, task)
@@ -309,12 +313,20 @@ async def test_a_person_decides_about_a_forgotten_checkpoint_if_so_chosen(pollin
     name = await polling.connect("main", every(1), word="forgetful", policy=stop)
     stopped = await polling.becomes(f"{name}/schedules/items", S.STATE_STOPPED)
     assert stopped.failure.reason == "TOO_OLD"
+    (told,) = await _notices(polling)
+    assert (told.type, told.tenant) == ("tieline.schedule.stopped", "tenants/acme")
+    assert json.loads(told.attributes)["remedy"] == "tieline schedule reset main items"
     reset = pb.ResetScheduleRequest(name=stopped.name)
     reset.start_time.FromDatetime(datetime(2026, 1, 2, tzinfo=UTC))
     await polling.ask("ResetSchedule", reset)
     await until(lambda: noted(polling.where, "begin")[-1]["start"] is not None, 60)
     assert noted(polling.where, "begin")[-1]["start"] == datetime(2026, 1, 2, tzinfo=UTC).timestamp()
     assert ("schedule.reset", stopped.name, "INTENT") in polling.running.audit.said
+
+
+async def _notices(polling: Polling) -> list[Event]:
+    rows = await polling.running.sql("select content from registry.notices")
+    return [Event.FromString(row["content"]) for row in rows]
 
 
 async def test_who_is_refused_is_asked_ever_more_rarely_and_says_why(polling: Polling) -> None:
@@ -381,6 +393,24 @@ async def test_a_deleted_connection_leaves_nothing(polling: Polling) -> None:
     assert await polling.all(name) == []
     for table in ("schedules", "plans", "checkpoints"):
         assert await polling.running.sql(f"select * from registry.{table}") == []  # noqa: S608 - our own words
+
+
+async def test_who_cannot_renew_its_claims_ends_its_polls_before_they_are_anybodys(polling: Polling) -> None:
+    await polling.connect("main", every(5), word="long")
+    await until(lambda: noted(polling.where, "begin"), 60)
+    blocker = await asyncpg.connect(polling.running.admin.reveal())
+    try:
+        async with blocker.transaction():
+            await blocker.execute("lock table registry.schedules in access exclusive mode")
+            (lease,) = await blocker.fetch("select lease_time, now() as now from registry.schedules")
+            await until(lambda: noted(polling.where, "end"), 60)
+            assert noted(polling.where, "end")[0]["time"] < lease["lease_time"].timestamp()
+    finally:
+        await blocker.close()
+    await until(lambda: len(noted(polling.where, "begin")) == 2, 60)
+    first, second = next(iter(spans(noted(polling.where)).values()))
+    assert first.end is not None
+    assert first.end < second.begin
 
 
 @pytest.mark.parametrize(
