@@ -22,6 +22,7 @@ from services.registry.host.host import Host
 from services.registry.host.rollouts import OVER
 from services.registry.replicas import store
 from services.registry.replicas.own import Own
+from services.registry.replicas.replica import Life, lives
 from services.registry.replicas.store import Order, Outcome
 from tieline.registry.v1.processes_pb2 import Process
 
@@ -55,7 +56,7 @@ class Presence:
     def __init__(self, own: Own, worker: Store, host: Host, clock: Clock) -> None:
         self._own, self._worker, self._host = own, worker, host
         self._beats = Beats(clock)
-        self._clock = clock
+        self._clock, self._life = clock, Life.own()
         self._told: dict[str, bytes] = {}
         """What was written of each process, without what changes always."""
         self._rollouts: dict[str, bytes] = {}
@@ -63,6 +64,10 @@ class Presence:
         self._orders: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
+        try:
+            await self._bury_neighbours()
+        except StoreError as away:
+            log.debug("who died on this machine is noticed by its silence", why=str(away))
         self._task = asyncio.create_task(self._keep(), name="tell what this replica runs")
         return self
 
@@ -75,6 +80,13 @@ class Presence:
                 await store.leave(work, self._own.replica)
         except StoreError as away:
             log.debug("others will notice that we are gone", why=str(away))
+
+    async def _bury_neighbours(self) -> None:
+        """Who was killed on this machine before we were started has left its processes in the lists."""
+        async with self._worker.across_tenants() as work:
+            for replica, process in await store.neighbours(work, self._own.replica, self._life.machine):
+                if not lives(process):
+                    await store.leave(work, replica)
 
     async def _keep(self) -> None:
         while True:
@@ -96,9 +108,10 @@ class Presence:
             for name, one in rollouts.items()
             if (text := told_rollout(one).SerializeToString(deterministic=True)) != self._rollouts.get(name)
         }
+        unknown = False
         async with self._worker.across_tenants() as work:
             if self._beats.due("beat", BEAT_SECONDS):
-                await store.beat(work, self._own.replica, self._own.host_name)
+                unknown = await store.beat(work, self._own.replica, self._own.host_name, self._life)
             await store.describe(work, self._own.replica, changed, gone)
             for name, text in news.items():
                 await store.tell_rollout(work, name, text, is_over=rollouts[name].stage in OVER)
@@ -106,6 +119,8 @@ class Presence:
                 await store.sweep(work)
             orders = await store.take(work, self._own.replica)
         self._told = self._told if told is None else told
+        if unknown:  # or somebody thought that we were gone: then all of it is told again
+            self._told = {}
         self._rollouts.update(news)
         if self._beats.due("shifts", BEAT_SECONDS):
             self._host.look()

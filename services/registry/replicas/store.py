@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.registry.replicas.replica import Life
+
 ALIVE_SECONDS = 10.0
 """Without a heartbeat for so long a replica is gone."""
 FORGET_DAYS = 1
 
 _BEAT = text("""
-    insert into replicas (id, host) values (:replica, :host)
-    on conflict (id) do update set heartbeat_time = now()
+    insert into replicas (id, host, machine, process) values (:replica, :host, :machine, :process)
+    on conflict (id) do update set heartbeat_time = now() returning xmax = 0 as is_new
 """)
+_NEIGHBOURS = text("select id, process from replicas where machine = :machine and id <> :replica")
 _LEAVE = [
     text("delete from replicas where id = :replica"),
     text("delete from replica_processes where replica = :replica"),
@@ -104,8 +107,16 @@ class KeptRollout:
     alive: bool
 
 
-async def beat(work: AsyncConnection, replica: str, host: str) -> None:
-    await work.execute(_BEAT, {"replica": replica, "host": host})
+async def beat(work: AsyncConnection, replica: str, host: str, life: Life) -> bool:
+    """True: nobody knew of it, so what it told before is forgotten."""
+    row = {"replica": replica, "host": host, "machine": life.machine, "process": life.process}
+    return bool((await work.execute(_BEAT, row)).scalar_one())
+
+
+async def neighbours(work: AsyncConnection, replica: str, machine: str) -> list[tuple[str, str]]:
+    """Others on this machine: their ids, and their processes."""
+    rows = await work.execute(_NEIGHBOURS, {"replica": replica, "machine": machine})
+    return [(row.id, row.process) for row in rows]
 
 
 async def leave(work: AsyncConnection, replica: str) -> None:

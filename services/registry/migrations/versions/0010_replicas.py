@@ -18,6 +18,9 @@ def upgrade() -> None:
         "replicas",
         sa.Column("id", name, primary_key=True),
         sa.Column("host", sa.Text, nullable=False),
+        # Of the machine and the process on it: who is started there can tell whether it still lives.
+        sa.Column("machine", name, nullable=False),
+        sa.Column("process", name, nullable=False),
         sa.Column("start_time", moment, nullable=False, server_default=now),
         sa.Column("heartbeat_time", moment, nullable=False, server_default=now),
         reason=reason,
