@@ -22,8 +22,10 @@ def parse(pattern: str, name: str, field: str) -> tuple[str, ...]:
     A name of another shape is the problem INVALID_ARGUMENT for that field.
     """
     wanted, given = pattern.split("/"), name.split("/")
-    fits = len(wanted) == len(given) and all(
-        want == part or (want == "*" and part) for want, part in zip(wanted, given, strict=True)
+    fits = (
+        "\0" not in name
+        and len(wanted) == len(given)
+        and all(want == part or (want == "*" and part) for want, part in zip(wanted, given, strict=True))
     )
     if not fits:
         shape = re.sub(r"\*", "…", pattern)

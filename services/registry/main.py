@@ -3,8 +3,8 @@
     ConnectionService ── rows ─▶ applier ── Initialize ─┐
     EndpointService ◀── picture ◀── rows                ▼
     BrokerService ──────────────────▶ broker ──▶ plugin processes ◀── host
-    vault ── leases ─▶ purse ───────────┤
-    ScheduleService ── rows ─▶ scheduler ─▶ poller ── records ─▶ mapper's inbox
+    vault ── leases ─▶ purse ───────────┘  ▲
+    ScheduleService ── rows ─▶ scheduler ──┴─ records ─▶ mapper's inbox
     ProcessService ─▶ fleet ── rows ─▶ other replicas
 
 The API is closed first; then what is being applied is left for the next start; the plugins end last.

@@ -31,7 +31,9 @@ class ScheduleServicer(schedules_pb2_grpc.ScheduleServiceServicer):
         size = paging.page_size(request.page_size)
         last, _slash, id_ = paging.after(request.page_token).partition("/")
         one = "" if connection == "-" else connection
-        found = await self._book.listed(tenant, one, request.stream, after=(last, id_), limit=size + 1)
+        found = await self._book.listed(
+            tenant, one, _text(request.stream, "stream"), after=(last, id_), limit=size + 1
+        )
         page, more = paging.cut(found, size, lambda row: f"{row.key.connection}/{row.key.id}")
         return pb.ListSchedulesResponse(schedules=map(_told, page), next_page_token=more)
 
@@ -49,11 +51,11 @@ class ScheduleServicer(schedules_pb2_grpc.ScheduleServiceServicer):
                 raise Problem(Code.INVALID_ARGUMENT, field=field, why="it is missing")
         past = Past(
             connection=request.parent,
-            stream=request.stream,
-            globs=tuple(request.partitions),
+            stream=_text(request.stream, "stream"),
+            globs=tuple(_text(glob, "partitions") for glob in request.partitions),
             start=moment(request.start_time, "start_time"),
             end=moment(request.end_time, "end_time"),
-            request_id=request.request_id,
+            request_id=_text(request.request_id, "request_id"),
         )
         return _told(await self._book.backfill(past))
 
@@ -63,6 +65,12 @@ class ScheduleServicer(schedules_pb2_grpc.ScheduleServiceServicer):
 
 def _key(name: str) -> Key:
     return Key(*parse("tenants/*/connections/*/schedules/*", name, "name"))
+
+
+def _text(text: str, field: str) -> str:
+    if "\0" in text or len(text) > 512:
+        raise Problem(Code.INVALID_ARGUMENT, field=field, why="it holds a NUL, or more than 512 characters")
+    return text
 
 
 def _told(one: Schedule) -> pb.Schedule:

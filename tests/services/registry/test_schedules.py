@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -464,6 +465,16 @@ async def test_what_cannot_be_ordered_is_refused_by_name(polling: Polling) -> No
     assert "these can: items, parts" in (await refused("StartBackfill", past))[1]
     past.stream = "parts"
     assert (await refused("StartBackfill", past))[0] is Code.STATE_REFUSES
+    nul = pb.StartBackfillRequest(
+        parent=name, stream="it\0ems", start_time=past.start_time, end_time=past.end_time
+    )
+    assert (await refused("StartBackfill", nul))[0] is Code.INVALID_ARGUMENT
+    assert (await refused("GetSchedule", pb.GetScheduleRequest(name=f"{name}/schedules/\0")))[0] is (
+        Code.INVALID_ARGUMENT
+    )
+    token = base64.urlsafe_b64encode(b"main/\0").decode()
+    listing = pb.ListSchedulesRequest(parent=name, page_token=token)
+    assert (await refused("ListSchedules", listing))[0] is Code.INVALID_ARGUMENT
     polling.running.audit.away = True
     run = pb.RunScheduleRequest(name=f"{name}/schedules/items")
     due = (await polling.get(run.name)).next_poll_time
