@@ -1,5 +1,6 @@
 """The registry: opened here in the order in which it depends on things, closed in reverse.
 
+    StatusService ◀── health ◀── what becomes of calls, what processes do, what waits
     ConnectionService ── rows ─▶ applier ── Initialize ─┐
     EndpointService ◀── picture ◀── rows                ▼
     BrokerService ──────────────────▶ broker ──▶ plugin processes ◀── host
@@ -11,6 +12,7 @@ The API is closed first; then what is being applied is left for the next start; 
 from __future__ import annotations
 
 import asyncio
+import secrets
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +24,7 @@ from foundation.identity.keys import RemoteKeys
 from foundation.identity.session import Session, read_token
 from foundation.net.addresses import Reach, network
 from foundation.notices import NoticeRelay
-from foundation.rpc import RpcServer, connect, serving
+from foundation.rpc import RpcServer, check_health, connect, serving
 from foundation.settings import run
 from foundation.store.opening import check_schema, open_store
 from foundation.store.schemas import REGISTRY
@@ -44,6 +46,12 @@ from services.registry.connections.picture import Picture
 from services.registry.connections.servicer import ConnectionServicer
 from services.registry.connections.suspending import Suspender
 from services.registry.egress.proxy import open_egress
+from services.registry.health.alarms import Patience
+from services.registry.health.ear import Ear
+from services.registry.health.measuring import HealthMetrics
+from services.registry.health.opening import Surroundings, watching
+from services.registry.health.rules import Rules
+from services.registry.health.servicer import StatusServicer
 from services.registry.host.host import Host
 from services.registry.host.places import hidden
 from services.registry.host.rollouts import Rollouts
@@ -61,6 +69,7 @@ from tieline.registry.v1.connections_pb2_grpc import add_ConnectionServiceServic
 from tieline.registry.v1.endpoints_pb2_grpc import add_EndpointServiceServicer_to_server
 from tieline.registry.v1.joining_pb2_grpc import add_JoinServiceServicer_to_server
 from tieline.registry.v1.processes_pb2_grpc import add_ProcessServiceServicer_to_server
+from tieline.registry.v1.status_pb2_grpc import add_StatusServiceServicer_to_server
 
 
 async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
@@ -75,8 +84,11 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         session = Session(credentials, read_token(settings.token_file), clock)
         vault = await open_(connect(str(settings.credentials), session.token))
         recorder = await open_(VaultRecorder(vault))
+        mapper = await open_(connect(str(settings.mapper), session.token))
+        metrics, replica = Metrics("registry"), secrets.token_hex(8)
+        relay = None
         if settings.nats_url is not None:
-            await open_(NoticeRelay("registry", settings.nats_url, worker))
+            relay = await open_(NoticeRelay("registry", settings.nats_url, worker))
 
         ledger = StoredLedger(worker, clock)
         directories = [BUILT_IN, *map(Path, settings.plugins)]
@@ -94,7 +106,9 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         host = await open_(Host(catalogue, ledger, room, sandbox=sandbox, roster=roster, clock=clock))
         picture = await open_(Picture(worker))
         purse = await open_(VaultPurse(vault, clock))
-        broker = Broker(host, picture, purse, clock=clock)
+        health = HealthMetrics(metrics.registry)
+        ear = Ear(clock, health)
+        broker = Broker(host, picture, purse, clock=clock, listener=ear)
         rollouts = await open_(Rollouts(host, Moving(picture, broker, host), clock))
         applier = await open_(Applier(worker, host, broker, picture, clock))
         await open_(Suspender(vault, worker, picture, clock))
@@ -108,21 +122,47 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
             recorder=recorder,
             clock=clock,
         )
-        api = Api(
-            CatalogueServicer(catalogue, host),
-            ProcessServicer(host, rollouts),
-            ConnectionServicer(book, settings.public_url),  # type: ignore[abstract]
-            EndpointServicer(picture, host),
-            BrokerServicer(broker),
-            None if joins is None else TokenServicer(joins, host.versions),  # type: ignore[abstract]
-        )
         checks: dict[str, Check] = {
             "postgres": partial(check_schema, own),
             "postgres (worker)": partial(check_schema, worker),
             "credentials": keys.check,
             "connections": picture.check,
         }
-        verifier, metrics = TokenVerifier(keys, clock), Metrics("registry")
+        rests_on: dict[str, Check] = {
+            "postgresql": partial(check_schema, own),
+            "credentials": partial(check_health, credentials, "credentials"),
+            "mapper": partial(check_health, mapper, "mapper"),
+            **({"jetstream": relay.check} if relay is not None else {}),
+        }
+        statuses = await open_(
+            watching(
+                Surroundings(
+                    worker=worker,
+                    picture=picture,
+                    host=host,
+                    broker=broker,
+                    mapper=mapper,
+                    ear=ear,
+                    metrics=health,
+                    clock=clock,
+                    replica=replica,
+                    checks=rests_on,
+                    wake=asyncio.Event() if relay is None else relay.wake,
+                    rules=Rules(lag=settings.lag_seconds),
+                    patience=Patience(settings.alarm_seconds, settings.calm_seconds),
+                )
+            )
+        )
+        api = Api(
+            CatalogueServicer(catalogue, host),
+            ProcessServicer(host, rollouts),
+            ConnectionServicer(book, settings.public_url),  # type: ignore[abstract]
+            EndpointServicer(picture, host),
+            BrokerServicer(broker),
+            statuses,
+            None if joins is None else TokenServicer(joins, host.versions),  # type: ignore[abstract]
+        )
+        verifier = TokenVerifier(keys, clock)
         await open_(joining(settings, joins, verifier, clock, metrics))
         await open_(
             serving(
@@ -137,6 +177,7 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         await stop.wait()
         # Watchers wait for changes for ever; without this word the drain would wait for them.
         picture.stop_watching()
+        statuses.stop_watching()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +189,7 @@ class Api:
     connections: ConnectionServicer
     endpoints: EndpointServicer
     broker: BrokerServicer
+    statuses: StatusServicer
     tokens: TokenServicer | None
     """Absent where no plugin may join."""
 
@@ -157,6 +199,7 @@ class Api:
         server.add(add_ConnectionServiceServicer_to_server, self.connections)
         server.add(add_EndpointServiceServicer_to_server, self.endpoints)
         server.add(add_BrokerServiceServicer_to_server, self.broker)
+        server.add(add_StatusServiceServicer_to_server, self.statuses)
         if self.tokens is not None:
             server.add(add_JoinServiceServicer_to_server, self.tokens)
 

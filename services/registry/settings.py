@@ -80,6 +80,18 @@ class RegistrySettings(RpcSettings, frozen=True, kw_only=True):
         str | None,
         Meta(description="The data directory of a whole installation, which `tieline up` names."),
     ] = None
+    alarm_seconds: Annotated[
+        float,
+        Meta(ge=0, le=3600, description="How long a connection must be down before people are told."),
+    ] = 10.0
+    calm_seconds: Annotated[
+        float,
+        Meta(ge=0, le=3600, description="How long it must be well again before they are told that."),
+    ] = 30.0
+    lag_seconds: Annotated[
+        float,
+        Meta(gt=0, le=86400, description="How long the oldest delivery may wait before its connection lags."),
+    ] = 300.0
     join_listen: Annotated[
         Address | None,
         Meta(description="Where plugins that run elsewhere join, over TLS. Unset: none may."),

@@ -11,7 +11,7 @@ from services.registry.broker.failures import CallFailed
 from services.registry.broker.fetching import Fetching
 from services.registry.broker.looking import Looking
 from services.registry.broker.outcomes import Listener
-from services.registry.broker.preparing import checked
+from services.registry.broker.preparing import Checkup, checked
 from services.registry.broker.purse import EmptyPurse, Leased, Purse
 from services.registry.broker.serving import Connections, Served
 from services.registry.broker.suspects import Suspects
@@ -78,16 +78,20 @@ class Broker:
 
     async def unhealthy(self, process: PluginProcess, served: Served) -> Failure | None:
         """Why this very process cannot work for the instance, by its own account; None if it can, or cannot tell."""
-        preparation = self.calls.preparation
         try:
-            async with self.calls.life(process, served.connection, READY_SECONDS) as launch:
-                if failure := await preparation.initialize(process, launch, served):
-                    return failure
-                held = await preparation.authenticate(process, launch, served)
-                versions = [one.version for one in held.values() if isinstance(one, Leased)]
-                return await checked(launch, served, versions, HEALTH_SECONDS)
+            return (await self.examine(process, served)).dead
         except CallFailed as failed:
             return failed.failure
+
+    async def examine(self, process: PluginProcess, served: Served) -> Checkup:
+        """What this very process finds when it looks at the instance; CallFailed where it could not be asked."""
+        preparation = self.calls.preparation
+        async with self.calls.life(process, served.connection, READY_SECONDS) as launch:
+            if failure := await preparation.initialize(process, launch, served):
+                return Checkup(failure)
+            held = await preparation.authenticate(process, launch, served)
+            versions = [one.version for one in held.values() if isinstance(one, Leased)]
+            return await checked(launch, served, versions, HEALTH_SECONDS)
 
     async def probe(
         self, served: Served, slot: str, entry: str = "", within: float = PROBE_SECONDS

@@ -39,6 +39,10 @@ log = structlog.get_logger(__name__)
 
 INITIALIZE_SECONDS = 5.0
 AUTHENTICATE_SECONDS = 5.0
+CHECKUP_SECONDS = 60.0
+"""How long a plugin's findings are good where it does not say."""
+FINDINGS_TOLD = 5
+WHY = 200
 WITHDRAWALS = 3
 """How often a process that does not answer is told to wipe something."""
 
@@ -214,21 +218,40 @@ def context(served: Served, versions: Sequence[CredentialVersion] = ()) -> Insta
     return InstanceContext(instance_id=served.instance, config_revision=served.revision, credentials=versions)
 
 
+@dataclass(frozen=True, slots=True)
+class Checkup:
+    """What a plugin found when it looked at an instance."""
+
+    failure: Failure | None = None
+    """Why it does not work, or not all of it."""
+    degraded: bool = False
+    """Some of it works."""
+    valid_for: float = CHECKUP_SECONDS
+
+    @property
+    def dead(self) -> Failure | None:
+        """What keeps the instance from working at all."""
+        return None if self.degraded else self.failure
+
+
 async def checked(
     launch: Launch, served: Served, versions: Sequence[CredentialVersion], within: float
-) -> Failure | None:
-    """What the plugin found that keeps the instance from working; None where nothing does."""
+) -> Checkup:
     try:
         answer = await launch.stub.HealthCheck(
             HealthCheckRequest(context=context(served, versions)), timeout=within
         )
     except AioRpcError as failed:
-        return failures.of_call(failed)
-    if answer.state != HealthCheckResponse.STATE_FAILED:
-        return None
-    found = [finding for finding in answer.findings if finding.state == HealthCheckResponse.STATE_FAILED]
-    why = "; ".join(f"{finding.name}: {finding.failure.message}" for finding in found[:5])
-    return failures.transient("UNHEALTHY", why or "the plugin says that it cannot work")
+        return Checkup(failures.of_call(failed))
+    seconds = answer.valid_for.ToTimedelta().total_seconds() if answer.HasField("valid_for") else 0.0
+    valid_for = seconds or CHECKUP_SECONDS
+    if answer.state == HealthCheckResponse.STATE_OK:
+        return Checkup(valid_for=valid_for)
+    found = [finding for finding in answer.findings if finding.state != HealthCheckResponse.STATE_OK]
+    why = "; ".join(f"{finding.name}: {finding.failure.message}"[:WHY] for finding in found[:FINDINGS_TOLD])
+    degraded = answer.state == HealthCheckResponse.STATE_DEGRADED
+    words = "the plugin says that it cannot work" if not degraded else "the plugin says that some of it fails"
+    return Checkup(failures.transient("UNHEALTHY", launch.secrets.covered(why) or words), degraded, valid_for)
 
 
 async def _initialize(

@@ -6,6 +6,7 @@ drink from, and everything within reach waits for a bucket without a name.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from foundation.clock import Clock
@@ -65,6 +66,15 @@ class Throttles:
             if not name or operation in empty.met_by
         ]
         return max(0.0, *waits) if waits else 0.0
+
+    def empty(self, served: Served) -> Iterator[tuple[ThrottleScope, float]]:
+        """Buckets that this connection waits for, and for how many seconds still."""
+        now = self._clock.monotonic()
+        for reach, everybody in ((_instance(served), False), (_plugin(served), True)):
+            kind = ThrottleScope.REACH_PLUGIN if everybody else ThrottleScope.REACH_INSTANCE
+            for name, empty in self._empty.get(reach, {}).items():
+                if empty.until > now:
+                    yield ThrottleScope(reach=kind, bucket=name), empty.until - now
 
     def _forget(self, now: float) -> None:
         """Those that are full again; if that is not enough, those that will be first."""

@@ -145,20 +145,22 @@ async def not_applied(
     await work.execute(_NOT_APPLIED, row | told | {"now": now})
 
 
-async def suspended(work: AsyncConnection, connection: Connection, failure: Failure, now: datetime) -> None:
-    """The platform pauses it, for that reason."""
+async def suspended(work: AsyncConnection, connection: Connection, failure: Failure, now: datetime) -> bool:
+    """The platform pauses it, for that reason; False if it did not work anyway."""
     row = {"tenant": connection.tenant, "id": connection.id, "now": now}
     result = await work.execute(_SUSPENDED, row | {"failure": failure.SerializeToString(deterministic=True)})
     if result.rowcount:
         await changed(work)
+    return bool(result.rowcount)
 
 
-async def resumed(work: AsyncConnection, connection: Connection, now: datetime) -> None:
-    """What the platform paused it for is over."""
+async def resumed(work: AsyncConnection, connection: Connection, now: datetime) -> bool:
+    """What the platform paused it for is over; False if somebody has seen to that."""
     row = {"tenant": connection.tenant, "id": connection.id, "now": now}
     result = await work.execute(_RESUMED, row)
     if result.rowcount:
         await changed(work)
+    return bool(result.rowcount)
 
 
 async def changed(work: AsyncConnection) -> None:

@@ -130,6 +130,13 @@ class Host:
             return None
         return self.beside(published, call.cell)
 
+    def peek(self, call: Routed) -> PluginProcess | None:
+        """The process for it, if there is one: nothing is started."""
+        published = self._published(call.plugin, call.version_range)
+        return (
+            None if published is None else self._slots.get(Slot(published.name, published.version, call.cell))
+        )
+
     def manifest(self, plugin: str, version_range: str = "") -> Manifest | None:
         published = self._published(plugin, version_range)
         return None if published is None else published.manifest

@@ -36,6 +36,7 @@ from tieline.common.v1.credential_pb2 import CredentialKind
 from tieline.credentials.v1 import audit_pb2_grpc, credentials_pb2_grpc, tokens_pb2, tokens_pb2_grpc
 from tieline.credentials.v1 import credentials_pb2 as vault_pb
 from tieline.credentials.v1.audit_pb2 import AuditRecord, RecordAuditRequest, RecordAuditResponse
+from tieline.mapper.v1 import inbox_pb2, inbox_pb2_grpc
 
 # ruff: noqa: N802  the contract's names
 
@@ -137,10 +138,21 @@ class Audit(audit_pb2_grpc.AuditServiceServicer):
 
 
 @dataclass
+class Mapper(inbox_pb2_grpc.InboxServiceServicer):
+    """Says what waits."""
+
+    backlogs: list[inbox_pb2.Backlog] = field(default_factory=list)
+
+    async def ListBacklogs(self, _: inbox_pb2.ListBacklogsRequest, __: Any) -> inbox_pb2.ListBacklogsResponse:
+        return inbox_pb2.ListBacklogsResponse(backlogs=self.backlogs)
+
+
+@dataclass
 class Running:
     settings: RegistrySettings
     vault: Vault
     audit: Audit
+    mapper: Mapper
     admin: DatabaseUrl
     stopping: asyncio.Event
 
@@ -187,7 +199,8 @@ async def prepared(engines: Served, where: Path) -> AsyncIterator[Running]:
         await migrate(admin, [REGISTRY])
         vault = Vault()  # type: ignore[abstract]  # it grants, and no more
         audit = Audit()  # type: ignore[abstract]  # it records, and no more
-        address = await stack.enter_async_context(_vault(vault, audit))
+        mapper = Mapper()  # type: ignore[abstract]
+        address = await stack.enter_async_context(_neighbours(vault, audit, mapper))
         token = where / "token"
         token.touch(0o600)
         token.write_text("tl_registry\n")
@@ -196,6 +209,7 @@ async def prepared(engines: Served, where: Path) -> AsyncIterator[Running]:
             listen=Address.parse(grpc.address),
             http=Address.parse(http.address),
             credentials=address,
+            mapper=address,
             database_url=PostgresUrl(admin.login(REGISTRY.service, PASSWORDS[REGISTRY.service]).reveal()),
             worker_database_url=PostgresUrl(
                 admin.login(REGISTRY.worker, PASSWORDS[REGISTRY.worker]).reveal()
@@ -207,7 +221,7 @@ async def prepared(engines: Served, where: Path) -> AsyncIterator[Running]:
             log_level="error",
             drain_seconds=1.0,
         )
-        yield Running(settings, vault, audit, admin, asyncio.Event())
+        yield Running(settings, vault, audit, mapper, admin, asyncio.Event())
 
 
 async def ready(running: Running, task: asyncio.Task[None] | None = None) -> None:
@@ -220,7 +234,7 @@ async def ready(running: Running, task: asyncio.Task[None] | None = None) -> Non
 
 
 @asynccontextmanager
-async def _vault(vault: Vault, audit: Audit) -> AsyncIterator[Address]:
+async def _neighbours(vault: Vault, audit: Audit, mapper: Mapper) -> AsyncIterator[Address]:
     server = RpcServer(
         Address("127.0.0.1", 0),
         authenticator=TokenVerifier(OneKey(), SystemClock()),
@@ -232,5 +246,7 @@ async def _vault(vault: Vault, audit: Audit) -> AsyncIterator[Address]:
     server.add(tokens_pb2_grpc.add_TokenServiceServicer_to_server, Tokens())  # type: ignore[abstract]
     server.add(credentials_pb2_grpc.add_CredentialServiceServicer_to_server, vault)
     server.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, audit)
+    server.add(inbox_pb2_grpc.add_InboxServiceServicer_to_server, mapper)
     async with server:
+        await server.set_ready(True)
         yield server.address
