@@ -37,11 +37,19 @@ from services.registry.catalogue.manifests import BUILT_IN
 from services.registry.catalogue.servicer import CatalogueServicer
 from services.registry.connections.applying import Applier
 from services.registry.connections.book import ConnectionBook
+from services.registry.connections.changing import Changing
+from services.registry.connections.checking import Checking
+from services.registry.connections.drafts import Drafts
+from services.registry.connections.ending import Ender, Removal
 from services.registry.connections.endpoint_servicer import EndpointServicer
 from services.registry.connections.grants import VaultGrants
+from services.registry.connections.many import Many
+from services.registry.connections.migrating import Migrator
 from services.registry.connections.moving import Moving
 from services.registry.connections.picture import Picture
-from services.registry.connections.servicer import ConnectionServicer
+from services.registry.connections.releasing import Releaser
+from services.registry.connections.resting import Resting
+from services.registry.connections.servicer import ConnectionServicer, Parts
 from services.registry.connections.suspending import Suspender
 from services.registry.egress.proxy import open_egress
 from services.registry.host.host import Host
@@ -95,23 +103,56 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         picture = await open_(Picture(worker))
         purse = await open_(VaultPurse(vault, clock))
         broker = Broker(host, picture, purse, clock=clock)
-        rollouts = await open_(Rollouts(host, Moving(picture, broker, host), clock))
+        grants, drafts = VaultGrants(vault), Drafts(host, broker)
+        rollouts = await open_(Rollouts(host, Moving(picture, broker, host, drafts), clock))
         applier = await open_(Applier(worker, host, broker, picture, clock))
         await open_(Suspender(vault, worker, picture, clock))
+        await open_(
+            Migrator(
+                worker=worker,
+                host=host,
+                broker=broker,
+                drafts=drafts,
+                picture=picture,
+                applier=applier,
+                recorder=recorder,
+                clock=clock,
+            )
+        )
+        releaser = await open_(Releaser(host, broker, picture, clock))
+        # What each room takes along when a connection ends, in this order.
+        removals: list[Removal] = []
+        ender = await open_(
+            Ender(
+                worker=worker,
+                grants=grants,
+                releaser=releaser,
+                picture=picture,
+                clock=clock,
+                removals=removals,
+            )
+        )
         book = ConnectionBook(
             own=own,
-            host=host,
-            broker=broker,
+            drafts=drafts,
             picture=picture,
             applier=applier,
-            grants=VaultGrants(vault),
+            grants=grants,
             recorder=recorder,
             clock=clock,
+        )
+        changing = Changing(book)
+        people = Parts(
+            book,
+            changing,
+            Resting(book, host, broker, ender),
+            Many(book, changing),
+            Checking(book, host, broker),
         )
         api = Api(
             CatalogueServicer(catalogue, host),
             ProcessServicer(host, rollouts),
-            ConnectionServicer(book, settings.public_url),  # type: ignore[abstract]
+            ConnectionServicer(people, settings.public_url),  # type: ignore[abstract]
             EndpointServicer(picture, host),
             BrokerServicer(broker),
             None if joins is None else TokenServicer(joins, host.versions),  # type: ignore[abstract]
