@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 from google.protobuf.empty_pb2 import Empty
 from joserfc.jwk import OKPKey
@@ -212,6 +213,13 @@ class Running:
             return token_for(principal)
 
         return connect(str(self.settings.listen), token)
+
+    def beside(self) -> Running:
+        """Another replica, on the same database."""
+        with Port() as grpc, Port() as http:
+            own = {"listen": Address.parse(grpc.address), "http": Address.parse(http.address)}
+        settings = msgspec.structs.replace(self.settings, **own)
+        return Running(settings, self.vault, self.audit, self.admin, asyncio.Event())
 
     async def sql(self, statement: str, *values: Any) -> list[asyncpg.Record]:
         connection = await asyncpg.connect(self.admin.reveal())
