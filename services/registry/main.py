@@ -37,14 +37,12 @@ from services.registry.catalogue.installing import Installer
 from services.registry.catalogue.ledger import StoredLedger
 from services.registry.catalogue.manifests import BUILT_IN
 from services.registry.catalogue.servicer import CatalogueServicer
-from services.registry.connections.applying import Applier
-from services.registry.connections.book import ConnectionBook
 from services.registry.connections.endpoint_servicer import EndpointServicer
-from services.registry.connections.grants import VaultGrants
 from services.registry.connections.moving import Moving
+from services.registry.connections.opening import Surroundings as Around
+from services.registry.connections.opening import connecting
 from services.registry.connections.picture import Picture
 from services.registry.connections.servicer import ConnectionServicer
-from services.registry.connections.suspending import Suspender
 from services.registry.egress.proxy import open_egress
 from services.registry.health.alarms import Patience
 from services.registry.health.ear import Ear
@@ -109,19 +107,18 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         health = HealthMetrics(metrics.registry)
         ear = Ear(clock, health)
         broker = Broker(host, picture, purse, clock=clock, listener=ear)
-        rollouts = await open_(Rollouts(host, Moving(picture, broker, host), clock))
-        applier = await open_(Applier(worker, host, broker, picture, clock))
-        await open_(Suspender(vault, worker, picture, clock))
-        book = ConnectionBook(
+        around = Around(
             own=own,
+            worker=worker,
+            vault=vault,
             host=host,
             broker=broker,
             picture=picture,
-            applier=applier,
-            grants=VaultGrants(vault),
             recorder=recorder,
             clock=clock,
         )
+        connections = await open_(connecting(around))
+        rollouts = await open_(Rollouts(host, Moving(picture, broker, host, connections.drafts), clock))
         checks: dict[str, Check] = {
             "postgres": partial(check_schema, own),
             "postgres (worker)": partial(check_schema, worker),
@@ -156,7 +153,7 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         api = Api(
             CatalogueServicer(catalogue, host),
             ProcessServicer(host, rollouts),
-            ConnectionServicer(book, settings.public_url),  # type: ignore[abstract]
+            ConnectionServicer(connections.people, settings.public_url),  # type: ignore[abstract]
             EndpointServicer(picture, host),
             BrokerServicer(broker),
             statuses,

@@ -51,6 +51,14 @@ def invalid_config(reason: str, message: str) -> Failure:
     return _failure(FailureKind.FAILURE_KIND_INVALID_CONFIG, reason, message)
 
 
+def auth_failed(reason: str, message: str) -> Failure:
+    return _failure(FailureKind.FAILURE_KIND_AUTH_FAILED, reason, message)
+
+
+def permission_denied(reason: str, message: str) -> Failure:
+    return _failure(FailureKind.FAILURE_KIND_PERMISSION_DENIED, reason, message)
+
+
 def unsupported(reason: str, message: str) -> Failure:
     return _failure(FailureKind.FAILURE_KIND_UNSUPPORTED, reason, message)
 

@@ -99,7 +99,7 @@ def _bucket(served: Served, failure: Failure) -> Bucket:
 
 
 def _instance(served: Served) -> str:
-    return f"instance/{served.instance}"
+    return f"connection/{served.connection}"
 
 
 def _plugin(served: Served) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable
 from datetime import timedelta
 from typing import Self
 
@@ -20,11 +19,11 @@ from foundation.clock.tasks import end
 from foundation.errors import Problem
 from foundation.notices import outbox
 from foundation.store.unit_of_work import Store
-from services.registry.broker import failures
 from services.registry.broker.broker import Broker
+from services.registry.broker.examining import NOBODY_ASKED
 from services.registry.broker.failures import CallFailed
 from services.registry.broker.preparing import Checkup
-from services.registry.broker.purse import called
+from services.registry.broker.serving import Served
 from services.registry.connections import store as connections
 from services.registry.connections.connection import Connection, State
 from services.registry.connections.picture import Picture
@@ -32,8 +31,8 @@ from services.registry.health import store, telling
 from services.registry.health.ear import Ear
 from services.registry.health.rules import Health
 from services.registry.host.host import Host
+from services.registry.host.process import PluginProcess
 from tieline.common.v1.failure_pb2 import Failure, FailureKind
-from tieline.plugin.v1.manifest_pb2 import CredentialChoice, Manifest
 
 log = structlog.get_logger(__name__)
 
@@ -112,7 +111,7 @@ class Examiner:
             return
         try:
             checkup = await self._broker.examine(process, served)
-            denied = await self._still_denied(connection) if _is_ours(connection) else None
+            denied = await self._still_denied(process, served) if _is_ours(connection) else None
         except CallFailed as failed:
             # Nobody could be asked, which is the process's trouble and shown as such.
             log.debug("a connection could not be looked at", connection=name, why=failed.failure.message)
@@ -154,25 +153,13 @@ class Examiner:
         async with self._worker.across_tenants() as work:
             await store.later(work, name, again, misses)
 
-    async def _still_denied(self, connection: Connection) -> Failure | None:
-        """What the provider says that the connection's credentials lack; CallFailed where it cannot be asked."""
-        served = connection.served(connection.applied_revision)
-        manifest = self._host.manifest(served.plugin, served.version_range)
-        if manifest is None:
-            raise CallFailed(failures.transient("PLUGIN_ABSENT", "its plugin is not installed"))
-        for binding in called(served, manifest):
-            said = await self._broker.probe(served, binding.slot, binding.entry)
-            if isinstance(said, Failure):
-                if said.kind == FailureKind.FAILURE_KIND_UNSUPPORTED:
-                    continue
-                raise CallFailed(said)
-            missing = [scope for scope in said.missing_scopes if scope in _required(manifest, binding.slot)]
-            if missing:
-                why = f"the credential in slot {binding.slot} lacks {', '.join(missing)}"
-                return Failure(kind=FailureKind.FAILURE_KIND_PERMISSION_DENIED, reason=DENIED, message=why)
-            if not said.valid:
-                return said.failure
-        return None
+    async def _still_denied(self, process: PluginProcess, served: Served) -> Failure | None:
+        """Why it cannot work, by its provider's own account of it; CallFailed where nobody could be asked."""
+        examination = await self._broker.examining.examine(process, served)
+        for finding in examination.findings:
+            if finding.subject == NOBODY_ASKED and finding.failure is not None:
+                raise CallFailed(finding.failure)
+        return examination.failure
 
     async def _suspend(self) -> None:
         """What was refused for a permission rests until its owner has done something about it."""
@@ -219,11 +206,3 @@ def _is_ours(connection: Connection) -> bool:
     """Suspended for a permission, not for its credential, which the vault watches."""
     failure = connection.failure
     return connection.state is State.SUSPENDED and failure is not None and failure.reason == DENIED
-
-
-def _required(manifest: Manifest, slot: str) -> set[str]:
-    """Scopes without which the slot's credential is not enough."""
-    choices: Iterable[CredentialChoice] = (
-        choice for one in manifest.credential_slots if one.name == slot for choice in one.choices
-    )
-    return {scope.name for choice in choices for scope in choice.scopes if not scope.optional}

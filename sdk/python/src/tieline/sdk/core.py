@@ -277,6 +277,34 @@ class Configures(Protocol):
 
 
 @runtime_checkable
+class Migrates(Protocol):
+    """Writes settings of an older version as this one would. What cannot be translated is a Failure INVALID_CONFIG.
+
+    Called again and again with the old document until the platform has stored the new one: the same every time.
+    """
+
+    def migrate(self, settings: Mapping[str, Any], from_version: str, /) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """What the provider says of a credential that it accepts."""
+
+    principal: str = ""
+    account_keys: Sequence[str] = ()
+    granted_scopes: Sequence[str] = ()
+    missing_scopes: Sequence[str] = ()
+    """Of those that the manifest declares."""
+
+
+@runtime_checkable
+class Probes(Protocol):
+    """Asks the provider whether a credential works. One that it refuses is a Failure AUTH_FAILED."""
+
+    async def probe(self, instance: Instance, credential: Credential, /) -> Probe: ...
+
+
+@runtime_checkable
 class ChecksHealth(Protocol):
     """Looks whether an instance can do its work: asks the provider, cheaply."""
 

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import Any
 
 from google.protobuf.message import Message
@@ -28,6 +29,8 @@ from tieline.sdk.core import (
     Health,
     Instance,
     InvalidInput,
+    Migrates,
+    Probes,
     Skip,
     Transforms,
 )
@@ -73,7 +76,8 @@ class Service:
         return self._described
 
     async def initialize(self, request: instance_pb2.InitializeRequest) -> instance_pb2.InitializeResponse:
-        settings = _settings(request.settings)
+        given = _settings(request.settings)
+        settings = self._migrated(given, request.settings_version)
         diagnostics: list[Diagnostic] = []
         if isinstance(self._plugin, Configures):
             diagnostics = list(self._plugin.configure(settings))
@@ -95,16 +99,46 @@ class Service:
                     flags=frozenset(request.flags),
                 )
             )
-        return instance_pb2.InitializeResponse(diagnostics=map(to_diagnostic, diagnostics))
+        answer = instance_pb2.InitializeResponse(diagnostics=map(to_diagnostic, diagnostics))
+        if settings != given:
+            answer.migrated_settings = json.dumps(settings).encode()
+        return answer
+
+    def _migrated(self, settings: dict[str, Any], written_for: str) -> dict[str, Any]:
+        """The settings as this version has them."""
+        older = bool(written_for) and _number(written_for) < _number(self._described.manifest.version)
+        if older and isinstance(self._plugin, Migrates):
+            return dict(self._plugin.migrate(MappingProxyType(settings), written_for))
+        return settings
 
     async def authenticate(
         self, request: instance_pb2.AuthenticateRequest
     ) -> instance_pb2.AuthenticateResponse:
         answer = self._instances.authenticate(request)
         if request.probe:
-            unasked = Failure(FailureKind.UNSUPPORTED, "NO_PROBE", "this plugin cannot ask its provider")
-            answer.probe.failure.CopyFrom(to_failure(unasked))
+            answer.probe.CopyFrom(await self._probe(request))
         return answer
+
+    async def _probe(
+        self, request: instance_pb2.AuthenticateRequest
+    ) -> instance_pb2.AuthenticateResponse.Probe:
+        answer = instance_pb2.AuthenticateResponse.Probe()
+        try:
+            if not isinstance(self._plugin, Probes):
+                why = "this plugin cannot ask its provider"
+                raise Failure(FailureKind.UNSUPPORTED, "NO_PROBE", why)  # noqa: TRY301 - one way out for all
+            instance, credential = self._instances.held(request)
+            found = await self._plugin.probe(instance, credential)
+        except Failure as failure:
+            answer.failure.CopyFrom(to_failure(failure))
+            return answer
+        return instance_pb2.AuthenticateResponse.Probe(
+            valid=True,
+            principal=found.principal,
+            account_keys=found.account_keys,
+            granted_scopes=found.granted_scopes,
+            missing_scopes=found.missing_scopes,
+        )
 
     async def transform_data(
         self, request: transform_pb2.TransformDataRequest
@@ -180,6 +214,11 @@ def to_diagnostic(item: Diagnostic) -> diagnostic_pb2.Diagnostic:
         summary=clean(item.summary, 256),
         detail=clean(item.detail, 1024),
     )
+
+
+def _number(text: str) -> tuple[int, ...]:
+    """To compare by: a pre-release counts as its release."""
+    return tuple(int(part) for part in text.partition("-")[0].split(".") if part.isdecimal())
 
 
 def _settings(raw: bytes) -> dict[str, Any]:

@@ -1,0 +1,104 @@
+"""Connections, put together: what people do with them, and what goes on without anybody asking."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from grpc.aio import Channel
+
+from foundation.clock import Clock
+from foundation.store.unit_of_work import Store
+from services.registry.broker.broker import Broker
+from services.registry.connections.applying import Applier
+from services.registry.connections.book import ConnectionBook
+from services.registry.connections.changing import Changing
+from services.registry.connections.checking import Checking
+from services.registry.connections.drafts import Drafts
+from services.registry.connections.ending import Ender, Removal
+from services.registry.connections.grants import VaultGrants
+from services.registry.connections.many import Many
+from services.registry.connections.migrating import Migrator
+from services.registry.connections.picture import Picture
+from services.registry.connections.releasing import Releaser
+from services.registry.connections.resting import Resting
+from services.registry.connections.servicer import Parts
+from services.registry.connections.suspending import Suspender
+from services.registry.host.host import Host
+from services.registry.recording import Recorder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What connections rest on."""
+
+    own: Store
+    worker: Store
+    vault: Channel
+    host: Host
+    broker: Broker
+    picture: Picture
+    recorder: Recorder
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    people: Parts
+    """What people ask for."""
+    drafts: Drafts
+    removals: list[Removal]
+    """What each room takes along when a connection ends, in this order: rooms add theirs."""
+
+
+@asynccontextmanager
+async def connecting(of: Surroundings) -> AsyncIterator[Connections]:
+    worker, host, broker, picture, clock = of.worker, of.host, of.broker, of.picture, of.clock
+    grants, drafts = VaultGrants(of.vault), Drafts(host, broker)
+    removals: list[Removal] = []
+    async with AsyncExitStack() as stack:
+        open_ = stack.enter_async_context
+        applier = await open_(Applier(worker, host, broker, picture, clock))
+        await open_(Suspender(of.vault, worker, picture, clock))
+        await open_(
+            Migrator(
+                worker=worker,
+                host=host,
+                broker=broker,
+                drafts=drafts,
+                picture=picture,
+                applier=applier,
+                recorder=of.recorder,
+                clock=clock,
+            )
+        )
+        releaser = await open_(Releaser(host, broker, picture, clock))
+        ender = await open_(
+            Ender(
+                worker=worker,
+                grants=grants,
+                releaser=releaser,
+                picture=picture,
+                clock=clock,
+                removals=removals,
+            )
+        )
+        book = ConnectionBook(
+            own=of.own,
+            drafts=drafts,
+            picture=picture,
+            applier=applier,
+            grants=grants,
+            recorder=of.recorder,
+            clock=clock,
+        )
+        changing = Changing(book)
+        people = Parts(
+            book,
+            changing,
+            Resting(book, host, broker, ender),
+            Many(book, changing),
+            Checking(book, host, broker),
+        )
+        yield Connections(people, drafts, removals)
