@@ -24,6 +24,7 @@ from foundation.identity.keys import RemoteKeys
 from foundation.identity.session import Session, read_token
 from foundation.net.addresses import Reach, network
 from foundation.notices import NoticeRelay
+from foundation.process.cgroups import find
 from foundation.rpc import RpcServer, check_health, connect, serving
 from foundation.settings import run
 from foundation.store.opening import check_schema, open_store
@@ -101,7 +102,9 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         sandbox = Sandbox(await open_(open_egress(_reach(settings))), Wanted(settings.sandbox), private)
         joins = join_book(settings, worker, clock)
         roster = await open_(Roster(joins, announce_every(settings)))
-        host = await open_(Host(catalogue, ledger, room, sandbox=sandbox, roster=roster, clock=clock))
+        host = await open_(
+            Host(catalogue, ledger, room, sandbox=sandbox, roster=roster, cgroups=find(), clock=clock)
+        )
         picture = await open_(Picture(worker))
         purse = await open_(VaultPurse(vault, clock))
         health = HealthMetrics(metrics.registry)

@@ -17,6 +17,7 @@ import structlog
 from foundation.clock import Clock, SystemClock
 from foundation.clock.tasks import end
 from foundation.errors import Problem
+from foundation.process.cgroups import Cgroups
 from foundation.process.restart import RestartPolicy
 from foundation.process.supervised import State
 from foundation.store.errors import StoreError
@@ -74,11 +75,12 @@ class Host:
         sandbox: Sandbox | None = None,
         roster: Roster | None = None,
         patience: Patience | None = None,
+        cgroups: Cgroups | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.catalogue = catalogue
         self._ledger, self._room, self._policy = ledger, room, policy
-        self._sandbox, self._patience = sandbox, patience
+        self._sandbox, self._patience, self._cgroups = sandbox, patience, cgroups
         self._roster = roster or Roster()
         self._clock = clock or SystemClock()
         self._slots: dict[Slot, PluginProcess] = {}
@@ -275,6 +277,7 @@ class Host:
             policy=self._policy,
             sandbox=self._sandbox,
             patience=self._patience,
+            cgroups=self._cgroups,
             clock=self._clock,
         )
         process.start()
