@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -88,15 +89,16 @@ async def test_what_the_platform_paused_is_tried_before_it_resumes(plugin: Path,
     async with people(registry) as ada:
         await ada.make("main", "x", API)
         registry.vault.tell(token=Credential.STATE_REFUSED)
+        registry.vault.tokens["tenants/acme/credentials/token"] = b"refused"
 
         async def suspended() -> bool:
             return (await ada.get()).state == Connection.STATE_SUSPENDED
 
         await until(suspended, 30)
-        await registry.sql("update registry.connections set instance = instance")
-        made = await ada.say(await ada.get(), "sick for good")
-        assert made.revision == 2
-        await ada.decided()
+        with pytest.raises(Problem) as still:
+            await resume(ada)
+        assert still.value.code is Code.STATE_REFUSES
+        assert "cannot be resumed" in still.value.text
         assert (await ada.get()).state == Connection.STATE_SUSPENDED
         registry.vault.tell(token=Credential.STATE_VALID)
 
@@ -249,7 +251,7 @@ async def test_what_a_dead_registry_was_applying_is_taken_over(
 
 @pytest.mark.parametrize("vault_away", [False, True])
 async def test_a_registry_killed_while_it_ends_a_connection_is_followed_by_one_that_does(
-    engines: Served, tmp_path: Path, vault_away: bool
+    engines: Served, tmp_path: Path, *, vault_away: bool
 ) -> None:
     async with prepared(engines, tmp_path) as running:
         async with running_process(running, tmp_path) as process, people(running) as ada:
@@ -284,10 +286,8 @@ async def test_two_registries_apply_each_revision_once(
                     await maker.say(await maker.get(f"c{number}"), "b")
                     await maker.applied(f"c{number}")
                 for number in range(6):
-                    for one in (ada, eve):
-                        await until(
-                            lambda one=one, number=number: _answers(one, ["hello:b"], f"c{number}"), 30
-                        )  # type: ignore[misc]
+                    for who in (ada, eve):
+                        await until(partial(_answers, who, ["hello:b"], f"c{number}"), 30)
                 await ada.delete("c0")
                 await eve.gone("c0")
                 await until(lambda: _answers(eve, ["CONNECTION_UNKNOWN"], "c0"), 30)
