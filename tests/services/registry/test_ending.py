@@ -89,7 +89,8 @@ async def test_what_the_platform_paused_is_tried_before_it_resumes(plugin: Path,
     async with people(registry) as ada:
         await ada.make("main", "x", API)
         registry.vault.tell(token=Credential.STATE_REFUSED)
-        registry.vault.tokens["tenants/acme/credentials/token"] = b"refused"
+        mood = plugin / "mood"
+        mood.touch()
 
         async def suspended() -> bool:
             return (await ada.get()).state == Connection.STATE_SUSPENDED
@@ -98,7 +99,8 @@ async def test_what_the_platform_paused_is_tried_before_it_resumes(plugin: Path,
         with pytest.raises(Problem) as still:
             await resume(ada)
         assert still.value.code is Code.STATE_REFUSES
-        assert "cannot be resumed" in still.value.text
+        assert "cannot be resumed: not today" in still.value.sentence.replace("api: ", "")
+        mood.unlink()
         assert (await ada.get()).state == Connection.STATE_SUSPENDED
         registry.vault.tell(token=Credential.STATE_VALID)
 
