@@ -99,7 +99,9 @@ class Applier:
                 continue
             try:
                 async with self._worker.across_tenants() as work:
-                    await claims.extend(work, self._owner)
+                    await claims.extend(
+                        work, self._owner, [name.partition(" ")[0] for name in self._under_way]
+                    )
             except StoreError as away:
                 log.debug("claims were not extended", why=str(away))
 

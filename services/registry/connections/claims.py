@@ -41,7 +41,8 @@ _TAKE_TO_END = _claiming("state = 'deleting'")
 _READ = text(f"""{store.NEWEST} join unnest(cast(:tenants as text[]), cast(:ids as text[])) as t (tenant, id)
     on t.tenant = c.tenant and t.id = c.id where c.claim_owner = :owner""")
 _EXTEND = text("""
-    update connections set claim_until = now() + cast(:lease as interval) where claim_owner = :owner
+    update connections set claim_until = now() + cast(:lease as interval)
+    where claim_owner = :owner and 'tenants/' || tenant || '/connections/' || id = any (cast(:names as text[]))
 """)
 _LET_GO = text("""
     update connections set claim_owner = null, claim_until = null,
@@ -83,7 +84,8 @@ _ERASE = [
     text("delete from connections where tenant = :tenant and id = :id"),
 ]
 _ENDS = text("""
-    select from connections where tenant = :tenant and id = :id and state = 'deleting' and claim_owner = :owner for update
+    select id from connections where tenant = :tenant and id = :id and state = 'deleting' and claim_owner = :owner
+    for update
 """)
 # Once for each claim: a later change sets it anew.
 _TAKE_UNTIDY = text("""
@@ -115,8 +117,9 @@ async def take_to_end(work: AsyncConnection, owner: str, limit: int) -> list[Con
     return await _take(work, _TAKE_TO_END, owner, limit)
 
 
-async def extend(work: AsyncConnection, owner: str) -> None:
-    await work.execute(_EXTEND, {"owner": owner, "lease": LEASE})
+async def extend(work: AsyncConnection, owner: str, names: Collection[str]) -> None:
+    """Of connections that are still being worked on; what was given up is somebody's again when its claim is over."""
+    await work.execute(_EXTEND, {"owner": owner, "lease": LEASE, "names": list(names)})
 
 
 async def let_go(work: AsyncConnection, owner: str) -> None:

@@ -93,7 +93,7 @@ class Ender:
     async def _pass(self) -> None:
         async with self._worker.across_tenants() as work:
             if self._under_way:
-                await claims.extend(work, self._owner)
+                await claims.extend(work, self._owner, [*self._under_way])
             room = AT_ONCE - len(self._under_way)
             ending = await claims.take_to_end(work, self._owner, room) if room > 0 else []
         for connection in ending:

@@ -58,6 +58,8 @@ class Plugin:
 
     async def health(self, instance):
         word = instance.settings.get("{key}", "")
+        if os.path.exists("mood"):
+            return [Health("api", Health.State.FAILED, Failure(FailureKind.TRANSIENT, "MOOD", "not today"))]
         if word == "slow":
             await asyncio.sleep(3600)
         if word.startswith("sick"):
@@ -86,7 +88,8 @@ def make_choosy(
     migrate: str = "return settings",
     folder: str = "",
 ) -> Path:
-    code = CODE.replace("{key}", key).replace("{migrate}", migrate)
+    code = CODE.replace("{key}", key)
+    code = code.replace("{migrate}", migrate.replace("{", "{{").replace("}", "}}"))
     where = make_plugin(below, name, rest=SLOT, code=code, version=version, folder=folder)
     manifest = where / "plugin.toml"
     manifest.write_text(manifest.read_text().replace("min_entries = 1\n", "").replace("word =", f"{key} ="))

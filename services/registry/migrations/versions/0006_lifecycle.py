@@ -61,3 +61,10 @@ def upgrade() -> None:
         schema=schema.name,
         postgresql_where=sa.text("application in ('pending', 'applying')"),
     )
+    op.create_index(
+        "connections_claimed",
+        "connections",
+        ["claim_owner"],
+        schema=schema.name,
+        postgresql_where=sa.text("claim_owner is not null"),
+    )
