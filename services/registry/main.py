@@ -3,6 +3,7 @@
     ConnectionService ── rows ─▶ applier ── Initialize ─┐
     EndpointService ◀── picture ◀── rows                ▼
     BrokerService ──────────────────▶ broker ──▶ plugin processes ◀── host
+    OperationService ── rows ─▶ runner ─┘
     vault ── leases ─▶ purse ───────────┘
 
 The API is closed first; then what is being applied is left for the next start; the plugins end last.
@@ -13,10 +14,11 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-from foundation.clock import SystemClock
+from foundation.clock import RandomIds, SystemClock
 from foundation.identity import TokenVerifier
 from foundation.identity.keys import RemoteKeys
 from foundation.identity.session import Session, read_token
@@ -53,6 +55,12 @@ from services.registry.host.socket_room import socket_room
 from services.registry.joining.opening import announce_every, join_book, joining
 from services.registry.joining.remote import Roster
 from services.registry.joining.servicer import TokenServicer
+from services.registry.operations.bell import Bell
+from services.registry.operations.book import OperationBook
+from services.registry.operations.keeping import Keeper
+from services.registry.operations.measuring import OperationMetrics
+from services.registry.operations.runner import Bounds, Runner
+from services.registry.operations.servicer import OperationServicer
 from services.registry.recording import VaultRecorder
 from services.registry.settings import RegistrySettings
 from tieline.registry.v1.broker_pb2_grpc import add_BrokerServiceServicer_to_server
@@ -60,6 +68,7 @@ from tieline.registry.v1.catalogue_pb2_grpc import add_CatalogueServiceServicer_
 from tieline.registry.v1.connections_pb2_grpc import add_ConnectionServiceServicer_to_server
 from tieline.registry.v1.endpoints_pb2_grpc import add_EndpointServiceServicer_to_server
 from tieline.registry.v1.joining_pb2_grpc import add_JoinServiceServicer_to_server
+from tieline.registry.v1.operations_pb2_grpc import add_OperationServiceServicer_to_server
 from tieline.registry.v1.processes_pb2_grpc import add_ProcessServiceServicer_to_server
 
 
@@ -108,12 +117,32 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
             recorder=recorder,
             clock=clock,
         )
+        verifier, metrics = TokenVerifier(keys, clock), Metrics("registry")
+        bell, measured = Bell(), OperationMetrics(metrics.registry)
+        operations = OperationBook(
+            own=own, manifests=host, recorder=recorder, bell=bell, clock=clock, metrics=measured
+        )
+        kept = timedelta(days=settings.operation_days)
+        await open_(Keeper(worker, clock, kept, measured))
+        await open_(
+            Runner(
+                worker,
+                broker.executing,
+                bell,
+                clock,
+                owner=RandomIds().new("registry"),
+                ready=lambda: picture.snapshot.known,
+                bounds=Bounds(lease=settings.operation_lease_seconds, drain=settings.drain_seconds),
+                metrics=measured,
+            )
+        )
         api = Api(
             CatalogueServicer(catalogue, host),
             ProcessServicer(host, rollouts),
             ConnectionServicer(book, settings.public_url),  # type: ignore[abstract]
             EndpointServicer(picture, host),
             BrokerServicer(broker),
+            OperationServicer(operations),
             None if joins is None else TokenServicer(joins, host.versions),  # type: ignore[abstract]
         )
         checks: dict[str, Check] = {
@@ -122,7 +151,6 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
             "credentials": keys.check,
             "connections": picture.check,
         }
-        verifier, metrics = TokenVerifier(keys, clock), Metrics("registry")
         await open_(joining(settings, joins, verifier, clock, metrics))
         await open_(
             serving(
@@ -137,6 +165,7 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         await stop.wait()
         # Watchers wait for changes for ever; without this word the drain would wait for them.
         picture.stop_watching()
+        bell.stop_watching()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +177,7 @@ class Api:
     connections: ConnectionServicer
     endpoints: EndpointServicer
     broker: BrokerServicer
+    operations: OperationServicer
     tokens: TokenServicer | None
     """Absent where no plugin may join."""
 
@@ -157,6 +187,7 @@ class Api:
         server.add(add_ConnectionServiceServicer_to_server, self.connections)
         server.add(add_EndpointServiceServicer_to_server, self.endpoints)
         server.add(add_BrokerServiceServicer_to_server, self.broker)
+        server.add(add_OperationServiceServicer_to_server, self.operations)
         if self.tokens is not None:
             server.add(add_JoinServiceServicer_to_server, self.tokens)
 
