@@ -123,38 +123,44 @@ def test_no_effect_comes_twice_and_none_is_denied(
     machine = Machine(Policy(retries=retries, asks=3))
     provider, now = Provider(repeats), NOW
     was = fresh(repeats)
-    for what, how, kind in moves:
+    for move in moves:
         now += timedelta(days=1)
-        match what:
-            case "call" if was.state is State.QUEUED:
-                was = machine.step(was, Begun(), now, chance)
-                assert was.state is State.RUNNING
-                happened = provider.call(how, kind)
-            case "ask" if was.state in {State.PENDING, State.AMBIGUOUS} and was.due is not None:
-                happened = provider.ask(how, kind)
-            case "cancel":
-                happened = CancelWanted()
-            case "retry":
-                happened = RetryWanted()
-            case "expire" if was.state is State.QUEUED:
-                happened = Expired()
-            case _:
-                continue
+        if (what := happening(was, provider, *move)) is None:
+            continue
         try:
-            was = machine.step(was, happened, now, chance)
+            if move[0] == "call":
+                was = machine.step(was, Begun(), now, chance)
+            was = machine.step(was, what, now, chance)
         except Impossible:
             continue
-        assert provider.effects <= 1
-        assert was.attempts >= 0
-        assert (was.due is None) == (was.ended or was.needs_person)
-        if was.state is State.SUCCEEDED:
-            assert provider.effects == 1
-        if was.state in {State.CANCELLED, State.FAILED} or (
-            was.state is State.DEAD_LETTERED and repeats is Repeats.NONE
-        ):
-            assert provider.effects == 0 or repeats is not Repeats.NONE
-        if provider.effects and repeats is Repeats.NONE:
-            assert was.state in {State.SUCCEEDED, State.PENDING, State.AMBIGUOUS}
+        demand_truth(was, provider)
+
+
+def happening(
+    was: Progress, provider: Provider, move: str, how: str, kind: FailureKind.ValueType
+) -> Happening | None:
+    match move:
+        case "call" if was.state is State.QUEUED:
+            return provider.call(how, kind)
+        case "ask" if was.state in {State.PENDING, State.AMBIGUOUS} and was.due is not None:
+            return provider.ask(how, kind)
+        case "cancel":
+            return CancelWanted()
+        case "retry":
+            return RetryWanted()
+        case "expire" if was.state is State.QUEUED:
+            return Expired()
+    return None
+
+
+def demand_truth(was: Progress, provider: Provider) -> None:
+    assert provider.effects <= 1
+    assert was.attempts >= 0
+    assert (was.due is None) == (was.ended or was.needs_person)
+    if was.state is State.SUCCEEDED:
+        assert provider.effects == 1
+    if provider.effects and provider.repeats is Repeats.NONE:
+        assert was.state in {State.SUCCEEDED, State.PENDING, State.AMBIGUOUS}
 
 
 @pytest.mark.parametrize("kind", KINDS)
