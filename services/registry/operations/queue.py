@@ -17,6 +17,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.registry.operations import store
 from services.registry.operations.operation import Operation
 
+LOOKED_AT = 500
+"""Of a lane's operations that have an order, so many are looked at: a long tail behind one costs nobody else."""
+
 _LOCK = text("select pg_advisory_xact_lock(hashtextextended('tieline registry: claim operations', 0))")
 
 # The lanes (an action of a connection) that have something queued, one index probe for each. A lane that is held
@@ -45,14 +48,24 @@ _DUE = text("""
             select from busy b where (b.tenant, b.connection, b.action) = (l.tenant, l.connection, l.action)))
     ), candidates as (
         select f.of_tenant, f.of_connection, c.* from free f cross join lateral (
-            select o.tenant, o.id, o.connection, o.position from operations o
-            where o.state = 'queued' and o.due_time <= :now
-              and (o.tenant, o.connection, o.action) = (f.tenant, f.connection, f.action)
-              and (o.ordering_key = '' or not exists (
-                  select from operations e
-                  where e.tenant = o.tenant and e.connection = o.connection and e.ordering_key = o.ordering_key
-                    and e.ordering_key <> '' and e.position < o.position
-                    and e.state in ('queued', 'running', 'pending', 'ambiguous')))
+            select * from (
+                (select o.tenant, o.id, o.connection, o.position from operations o
+                 where o.state = 'queued' and o.ordering_key = '' and o.due_time <= :now
+                   and (o.tenant, o.connection, o.action) = (f.tenant, f.connection, f.action)
+                 order by o.position limit :of_connection)
+                union all
+                (select o.tenant, o.id, o.connection, o.position from (
+                    select * from operations o
+                    where o.state = 'queued' and o.ordering_key <> '' and o.due_time <= :now
+                      and (o.tenant, o.connection, o.action) = (f.tenant, f.connection, f.action)
+                    order by o.position limit :looked_at) o
+                 where not exists (
+                    select from operations e
+                    where (e.tenant, e.connection, e.ordering_key) = (o.tenant, o.connection, o.ordering_key)
+                      and e.ordering_key <> '' and e.position < o.position
+                      and e.state in ('queued', 'running', 'pending', 'ambiguous'))
+                 order by o.position limit :of_connection)
+            ) o
             order by o.position limit case when f.held then 1 else :of_connection end
         ) c
     ), fitting as (
@@ -131,6 +144,7 @@ async def due(work: AsyncConnection, now: datetime, room: int, shares: Shares) -
         "room": room,
         "of_tenant": shares.of_tenant,
         "of_connection": shares.of_connection,
+        "looked_at": LOOKED_AT,
     }
     chosen = (await work.execute(_DUE, scope)).all()
     if not chosen:

@@ -65,7 +65,10 @@ def upgrade() -> None:
     index("key", ["tenant", "connection", "action", "idempotency_key"], where="key_held", unique=True)
     index("held", ["create_time"], where="key_held")
     index("newest", ["tenant", "position"])
-    index("lane", ["tenant", "connection", "action", "position"], where="state = 'queued'")
+    lane = ["tenant", "connection", "action", "position"]
+    index("lane", lane, where="state = 'queued' and ordering_key = ''")
+    index("ordered_lane", lane, where="state = 'queued' and ordering_key <> ''")
+    index("lanes", lane[:3], where="state = 'queued'")
     index("order", ["tenant", "connection", "ordering_key", "position"], where=_OPEN)
     index("deadline", ["start_deadline"], where="state = 'queued'")
     index("owned", ["lease_time"], where="owner is not null")
