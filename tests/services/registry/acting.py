@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
 
+from foundation.engines.testing import Served
 from foundation.rpc import Connection as Channel
+from services.registry.main import serve
 from services.registry.settings import RegistrySettings
-from tests.services.registry.conftest import ADMIN, Running
+from tests.services.registry.conftest import ADMIN, Running, prepared, ready
 from tests.services.registry.plugins import make_plugin
 from tieline.registry.v1 import connections_pb2_grpc
 from tieline.registry.v1.connections_pb2 import Connection, CreateConnectionRequest, SlotBinding
@@ -54,6 +59,22 @@ def make_acting(below: Path, *, asked: bool = True, timeout: str = "60s") -> Pat
 def acting_settings(settings: RegistrySettings, **more: Any) -> RegistrySettings:
     """The plugin writes where it is told to, and what is lost is found soon."""
     return replace(settings, sandbox="none", operation_lease_seconds=3.0, **more)
+
+
+@asynccontextmanager
+async def acting_registry(engines: Served, below: Path) -> AsyncIterator[Running]:
+    """A registry with the plugin, and one connection to it."""
+    make_acting(below)
+    async with prepared(engines, below) as running:
+        running.settings = acting_settings(running.settings)
+        task = asyncio.create_task(serve(running.settings, running.stopping))
+        try:
+            await ready(running, task)
+            await connect_acting(running)
+            yield running
+        finally:
+            running.stopping.set()
+            await task
 
 
 def lines(below: Path, name: str) -> list[dict[str, Any]]:

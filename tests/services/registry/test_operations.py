@@ -14,21 +14,18 @@ from foundation.engines.testing import Served
 from foundation.errors import Code, Problem
 from foundation.process.testing import until
 from foundation.rpc import Connection as Channel
-from services.registry.main import serve
 from tests.services.registry.acting import (
     CONNECTION,
-    acting_settings,
-    connect_acting,
+    acting_registry,
     effects,
     every,
     found,
     lines,
-    make_acting,
     state,
     submit,
     wanted,
 )
-from tests.services.registry.conftest import FOREIGN, OPERATOR, VIEWER, Running, prepared, ready
+from tests.services.registry.conftest import FOREIGN, OPERATOR, VIEWER, Running
 from tieline.common.v1.failure_pb2 import FailureKind
 from tieline.registry.v1.operations_pb2 import (
     CancelOperationRequest,
@@ -43,17 +40,8 @@ from tieline.registry.v1.operations_pb2_grpc import OperationServiceStub
 
 @pytest.fixture
 async def acting(engines: Served, tmp_path: Path) -> AsyncIterator[Running]:
-    make_acting(tmp_path)
-    async with prepared(engines, tmp_path) as running:
-        running.settings = acting_settings(running.settings)
-        task = asyncio.create_task(serve(running.settings, running.stopping))
-        try:
-            await ready(running, task)
-            await connect_acting(running)
-            yield running
-        finally:
-            running.stopping.set()
-            await task
+    async with acting_registry(engines, tmp_path) as running:
+        yield running
 
 
 @pytest.fixture
