@@ -25,6 +25,8 @@ VERBS = {
     "audit": "who did what, and whether that is what was written",
     "plugin": "which external services can be connected",
     "connection": "a tenant's use of a plugin",
+    "action": "what can be done at a provider, and having it done",
+    "operation": "what was to be done at providers, and what became of it",
     "event": "what happened, as everybody is told it",
     "demo": "a small story through the real path, to watch",
 }

@@ -4,6 +4,7 @@
     ConnectionService ── rows ─▶ applier ── Initialize ─┐
     EndpointService ◀── picture ◀── rows                ▼
     BrokerService ──────────────────▶ broker ──▶ plugin processes ◀── host
+    OperationService ── rows ─▶ runner ─┘
     vault ── leases ─▶ purse ───────────┘
 
 The API is closed first; then what is being applied is left for the next start; the plugins end last.
@@ -40,16 +41,14 @@ from services.registry.catalogue.manifests import BUILT_IN
 from services.registry.catalogue.servicer import CatalogueServicer
 from services.registry.connections.endpoint_servicer import EndpointServicer
 from services.registry.connections.moving import Moving
-from services.registry.connections.opening import Surroundings as Around
 from services.registry.connections.opening import connecting
 from services.registry.connections.picture import Picture
 from services.registry.connections.servicer import ConnectionServicer
 from services.registry.egress.proxy import open_egress
-from services.registry.health.alarms import Patience
+from services.registry.ground import Ground
 from services.registry.health.ear import Ear
 from services.registry.health.measuring import HealthMetrics
-from services.registry.health.opening import Surroundings, watching
-from services.registry.health.rules import Rules
+from services.registry.health.opening import watching
 from services.registry.health.servicer import StatusServicer
 from services.registry.host.host import Host
 from services.registry.host.places import hidden
@@ -60,6 +59,8 @@ from services.registry.host.socket_room import socket_room
 from services.registry.joining.opening import announce_every, join_book, joining
 from services.registry.joining.remote import Roster
 from services.registry.joining.servicer import TokenServicer
+from services.registry.operations.opening import operating
+from services.registry.operations.servicer import OperationServicer
 from services.registry.recording import VaultRecorder
 from services.registry.settings import RegistrySettings
 from tieline.registry.v1.broker_pb2_grpc import add_BrokerServiceServicer_to_server
@@ -67,6 +68,7 @@ from tieline.registry.v1.catalogue_pb2_grpc import add_CatalogueServiceServicer_
 from tieline.registry.v1.connections_pb2_grpc import add_ConnectionServiceServicer_to_server
 from tieline.registry.v1.endpoints_pb2_grpc import add_EndpointServiceServicer_to_server
 from tieline.registry.v1.joining_pb2_grpc import add_JoinServiceServicer_to_server
+from tieline.registry.v1.operations_pb2_grpc import add_OperationServiceServicer_to_server
 from tieline.registry.v1.processes_pb2_grpc import add_ProcessServiceServicer_to_server
 from tieline.registry.v1.status_pb2_grpc import add_StatusServiceServicer_to_server
 
@@ -107,52 +109,33 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         )
         picture = await open_(Picture(worker))
         purse = await open_(VaultPurse(vault, clock))
-        health = HealthMetrics(metrics.registry)
-        ear = Ear(clock, health)
+        ear = Ear(clock, HealthMetrics(metrics.registry))
         broker = Broker(host, picture, purse, clock=clock, listener=ear)
-        around = Around(
+        ground = Ground(
+            settings=settings,
+            clock=clock,
+            metrics=metrics,
+            replica=replica,
             own=own,
             worker=worker,
             vault=vault,
-            host=host,
-            broker=broker,
-            picture=picture,
+            mapper=mapper,
             recorder=recorder,
-            clock=clock,
+            host=host,
+            picture=picture,
+            broker=broker,
         )
-        connections = await open_(connecting(around))
+        connections = await open_(connecting(ground))
         rollouts = await open_(Rollouts(host, Moving(picture, broker, host, connections.drafts), clock))
-        checks: dict[str, Check] = {
-            "postgres": partial(check_schema, own),
-            "postgres (worker)": partial(check_schema, worker),
-            "credentials": keys.check,
-            "connections": picture.check,
-        }
+        operations, bell = await open_(operating(ground, connections.removals))
         rests_on: dict[str, Check] = {
             "postgresql": partial(check_schema, own),
             "credentials": partial(check_health, credentials, "credentials"),
             "mapper": partial(check_health, mapper, "mapper"),
             **({"jetstream": relay.check} if relay is not None else {}),
         }
-        statuses = await open_(
-            watching(
-                Surroundings(
-                    worker=worker,
-                    picture=picture,
-                    host=host,
-                    broker=broker,
-                    mapper=mapper,
-                    ear=ear,
-                    metrics=health,
-                    clock=clock,
-                    replica=replica,
-                    checks=rests_on,
-                    wake=asyncio.Event() if relay is None else relay.wake,
-                    rules=Rules(lag=settings.lag_seconds),
-                    patience=Patience(settings.alarm_seconds, settings.calm_seconds),
-                )
-            )
-        )
+        wake = asyncio.Event() if relay is None else relay.wake
+        statuses = await open_(watching(ground, ear, connections.removals, rests_on, wake))
         api = Api(
             CatalogueServicer(catalogue, host),
             ProcessServicer(host, rollouts),
@@ -160,8 +143,15 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
             EndpointServicer(picture, host),
             BrokerServicer(broker),
             statuses,
+            operations,
             None if joins is None else TokenServicer(joins, host.versions),  # type: ignore[abstract]
         )
+        checks: dict[str, Check] = {
+            "postgres": partial(check_schema, own),
+            "postgres (worker)": partial(check_schema, worker),
+            "credentials": keys.check,
+            "connections": picture.check,
+        }
         verifier = TokenVerifier(keys, clock)
         await open_(joining(settings, joins, verifier, clock, metrics))
         await open_(
@@ -178,6 +168,7 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         # Watchers wait for changes for ever; without this word the drain would wait for them.
         picture.stop_watching()
         statuses.stop_watching()
+        bell.stop_watching()
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +181,7 @@ class Api:
     endpoints: EndpointServicer
     broker: BrokerServicer
     statuses: StatusServicer
+    operations: OperationServicer
     tokens: TokenServicer | None
     """Absent where no plugin may join."""
 
@@ -200,6 +192,7 @@ class Api:
         server.add(add_EndpointServiceServicer_to_server, self.endpoints)
         server.add(add_BrokerServiceServicer_to_server, self.broker)
         server.add(add_StatusServiceServicer_to_server, self.statuses)
+        server.add(add_OperationServiceServicer_to_server, self.operations)
         if self.tokens is not None:
             server.add(add_JoinServiceServicer_to_server, self.tokens)
 

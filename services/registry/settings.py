@@ -115,3 +115,20 @@ class RegistrySettings(RpcSettings, frozen=True, kw_only=True):
             ge=0.1, le=60, description="How often a plugin that joined says where it is; three missed: lost."
         ),
     ] = 10.0
+    operation_days: Annotated[
+        float,
+        Meta(
+            ge=7,
+            le=3650,
+            description="How long an operation that has ended can still be read; what is ambiguous stays until a"
+            " person resolves it.",
+        ),
+    ] = 30
+    operation_lease_seconds: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=600,
+            description="After how long without a sign of life a replica's operations are taken over by another.",
+        ),
+    ] = 30.0

@@ -330,7 +330,7 @@ def demand_awake(served: Served, operation: Operation) -> None:
 
 
 def _unreached(failure: Failure) -> CallFailed:
-    return CallFailed(failures.untouched(failure))
+    return CallFailed(failures.untouched(failure), reached=False)
 
 
 def _demand_credential(

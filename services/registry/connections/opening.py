@@ -6,11 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from grpc.aio import Channel
-
-from foundation.clock import Clock
-from foundation.store.unit_of_work import Store
-from services.registry.broker.broker import Broker
 from services.registry.connections.applying import Applier
 from services.registry.connections.book import ConnectionBook
 from services.registry.connections.changing import Changing
@@ -20,27 +15,11 @@ from services.registry.connections.ending import Ender, Removal
 from services.registry.connections.grants import VaultGrants
 from services.registry.connections.many import Many
 from services.registry.connections.migrating import Migrator
-from services.registry.connections.picture import Picture
 from services.registry.connections.releasing import Releaser
 from services.registry.connections.resting import Resting
 from services.registry.connections.servicer import Parts
 from services.registry.connections.suspending import Suspender
-from services.registry.host.host import Host
-from services.registry.recording import Recorder
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What connections rest on."""
-
-    own: Store
-    worker: Store
-    vault: Channel
-    host: Host
-    broker: Broker
-    picture: Picture
-    recorder: Recorder
-    clock: Clock
+from services.registry.ground import Ground
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +32,14 @@ class Connections:
 
 
 @asynccontextmanager
-async def connecting(of: Surroundings) -> AsyncIterator[Connections]:
-    worker, host, broker, picture, clock = of.worker, of.host, of.broker, of.picture, of.clock
-    grants, drafts = VaultGrants(of.vault), Drafts(host, broker)
+async def connecting(on: Ground) -> AsyncIterator[Connections]:
+    worker, host, broker, picture, clock = on.worker, on.host, on.broker, on.picture, on.clock
+    grants, drafts = VaultGrants(on.vault), Drafts(host, broker)
     removals: list[Removal] = []
     async with AsyncExitStack() as stack:
         open_ = stack.enter_async_context
         applier = await open_(Applier(worker, host, broker, picture, clock))
-        await open_(Suspender(of.vault, worker, picture, clock))
+        await open_(Suspender(on.vault, worker, picture, clock))
         await open_(
             Migrator(
                 worker=worker,
@@ -69,7 +48,7 @@ async def connecting(of: Surroundings) -> AsyncIterator[Connections]:
                 drafts=drafts,
                 picture=picture,
                 applier=applier,
-                recorder=of.recorder,
+                recorder=on.recorder,
                 clock=clock,
             )
         )
@@ -85,12 +64,12 @@ async def connecting(of: Surroundings) -> AsyncIterator[Connections]:
             )
         )
         book = ConnectionBook(
-            own=of.own,
+            own=on.own,
             drafts=drafts,
             picture=picture,
             applier=applier,
             grants=grants,
-            recorder=of.recorder,
+            recorder=on.recorder,
             clock=clock,
         )
         changing = Changing(book)

@@ -27,7 +27,7 @@ class Heard:
 
 class Ear:
     def __init__(self, clock: Clock, metrics: HealthMetrics) -> None:
-        self._clock, self._metrics = clock, metrics
+        self._clock, self.metrics = clock, metrics
         self._heard: OrderedDict[str, Heard] = OrderedDict()
         self.denied: dict[str, Failure] = {}
         """Connections whose credential is good and not allowed to do what was asked, until somebody takes them."""
@@ -53,7 +53,7 @@ class Ear:
             one.last_failure = outcome.failure.message or outcome.failure.reason
             if outcome.failure.kind == FailureKind.FAILURE_KIND_PERMISSION_DENIED:
                 self.denied[outcome.connection] = outcome.failure
-        self._metrics.called(outcome)
+        self.metrics.called(outcome)
 
     def of(self, connection: str) -> Heard | None:
         return self._heard.get(connection)

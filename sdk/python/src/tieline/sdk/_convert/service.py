@@ -16,10 +16,14 @@ from typing import Any
 from google.protobuf.message import Message
 
 from tieline.common.v1 import diagnostic_pb2
-from tieline.plugin.v1 import instance_pb2, manifest_pb2, plugin_pb2, transform_pb2
-from tieline.sdk._convert.events import clean, to_drafts, to_failure, to_input
+from tieline.plugin.v1 import execute_pb2, instance_pb2, manifest_pb2, plugin_pb2, transform_pb2
+from tieline.sdk._convert.actions import to_action, to_outcome, to_question, to_response
+from tieline.sdk._convert.events import to_drafts, to_input
+from tieline.sdk._convert.failures import to_failure
 from tieline.sdk._convert.instances import Instances
+from tieline.sdk._convert.texts import clean
 from tieline.sdk.core import (
+    Acts,
     ChecksHealth,
     Configures,
     Diagnostic,
@@ -30,8 +34,10 @@ from tieline.sdk.core import (
     Instance,
     InvalidInput,
     Migrates,
+    Plugin,
     Probes,
     Skip,
+    TellsOutcomes,
     Transforms,
 )
 from tieline.sdk.document import DocumentError
@@ -51,7 +57,7 @@ class Service:
     """What every plugin answers, around the few things that one plugin does."""
 
     def __init__(
-        self, plugin: Transforms, manifest: manifest_pb2.Manifest, proof: bytes, stop: Callable[[float], None]
+        self, plugin: Plugin, manifest: manifest_pb2.Manifest, proof: bytes, stop: Callable[[float], None]
     ) -> None:
         self._plugin = plugin
         self._described = plugin_pb2.DescribeResponse(
@@ -62,15 +68,21 @@ class Service:
 
     def methods(self) -> dict[str, Method]:
         """What is not in here answers UNIMPLEMENTED by itself."""
-        return {
+        methods = {
             "Describe": Method(plugin_pb2.DescribeRequest, self.describe),
             "Initialize": Method(instance_pb2.InitializeRequest, self.initialize),
             "Authenticate": Method(instance_pb2.AuthenticateRequest, self.authenticate),
-            "TransformData": Method(transform_pb2.TransformDataRequest, self.transform_data),
             "HealthCheck": Method(instance_pb2.HealthCheckRequest, self.health_check),
             "Release": Method(instance_pb2.ReleaseRequest, self.release),
             "Shutdown": Method(plugin_pb2.ShutdownRequest, self.shutdown),
         }
+        if isinstance(self._plugin, Transforms):
+            methods["TransformData"] = Method(transform_pb2.TransformDataRequest, self.transform_data)
+        if isinstance(self._plugin, Acts):
+            methods["Execute"] = Method(execute_pb2.ExecuteRequest, self.execute)
+        if isinstance(self._plugin, TellsOutcomes):
+            methods["GetOperation"] = Method(execute_pb2.GetOperationRequest, self.get_operation)
+        return methods
 
     async def describe(self, _: plugin_pb2.DescribeRequest) -> plugin_pb2.DescribeResponse:
         return self._described
@@ -150,6 +162,18 @@ class Service:
             await asyncio.sleep(0)
         return answer
 
+    async def execute(self, request: execute_pb2.ExecuteRequest) -> execute_pb2.ExecuteResponse:
+        instance = self._instances.get(request.context)
+        assert isinstance(self._plugin, Acts)  # noqa: S101  or there would be no such method
+        return to_response(await self._plugin.act(instance, to_action(request)))
+
+    async def get_operation(
+        self, request: execute_pb2.GetOperationRequest
+    ) -> execute_pb2.GetOperationResponse:
+        instance = self._instances.get(request.context)
+        assert isinstance(self._plugin, TellsOutcomes)  # noqa: S101  or there would be no such method
+        return to_outcome(await self._plugin.outcome(instance, to_question(request)))
+
     async def health_check(
         self, request: instance_pb2.HealthCheckRequest
     ) -> instance_pb2.HealthCheckResponse:
@@ -184,6 +208,7 @@ class Service:
     ) -> transform_pb2.TransformOutcome:
         """One input is one border: whatever it does to the plugin, its neighbours do not notice."""
         outcome = transform_pb2.TransformOutcome(input_id=item.input_id)
+        assert isinstance(self._plugin, Transforms)  # noqa: S101  or there would be no such method
         try:
             made = self._plugin.transform(instance, to_input(item))
             if isinstance(made, Skip):
