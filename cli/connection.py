@@ -3,134 +3,190 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import uuid
-from pathlib import Path
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeAlias
 
-from cli import streams
+from cli import connection_lines as lines
 from cli.client import client, need_tenant
+from cli.connection_file import read_many
+from cli.connection_wanted import add_wanted, changes, wanted_of
 from cli.options import add_paging
 from cli.output import show, show_list
-from foundation.errors import Code, Problem
+from tieline.registry.v1 import connections_pb2 as pb
 from tieline.registry.v1 import connections_pb2_grpc
-from tieline.registry.v1.connections_pb2 import (
-    Connection,
-    CreateConnectionRequest,
-    GetConnectionRequest,
-    ListConnectionsRequest,
-    SlotBinding,
-)
-from tieline.registry.v1.processes_pb2 import ISOLATION_PER_TENANT, ISOLATION_UNSPECIFIED
+
+AT_ONCE = 500
+"""Connections in one request, by the contract."""
+
+Stub: TypeAlias = "connections_pb2_grpc.ConnectionServiceAsyncStub"
 
 
 def arguments(verb: argparse.ArgumentParser) -> None:
     actions = verb.add_subparsers(dest="action", metavar="ACTION", required=True)
-    create = actions.add_parser("create", help="connect; the answer names the URL to enter at the provider")
-    create.add_argument("id", help="lower-case letters, digits and dashes")
+
+    def on_one(name: str, what: str) -> argparse.ArgumentParser:
+        action: argparse.ArgumentParser = actions.add_parser(name, help=what)
+        action.add_argument("id", help="the connection: lower-case letters, digits and dashes")
+        return action
+
+    create = on_one("create", "connect; the answer names the URL to enter at the provider")
     create.add_argument("--plugin", required=True, metavar="NAME", help="see `tieline plugin list`")
-    create.add_argument(
-        "--credential",
+    add_wanted(create)
+    update = on_one("update", "change what is named here; it serves once it was tried with the provider")
+    add_wanted(update)
+    update.add_argument(
+        "--set",
         action="append",
         default=[],
-        metavar="SLOT=ID",
-        help="a credential of the tenant for a slot of the plugin, as in webhook=github-secret",
+        metavar="POINTER=JSON",
+        help='one setting, as in /retries=3 or /host="git.acme.example"; without a value it is removed',
     )
-    create.add_argument("--settings", default="", metavar="FILE", help="JSON; `-` reads stdin")
-    create.add_argument(
-        "--plugin-versions", default="", metavar="RANGE", help="stay within these versions: >=1.2,<2"
-    )
-    create.add_argument(
-        "--isolation",
-        choices=("shared", "per-tenant"),
-        default="shared",
-        help="whether the tenant shares the plugin's process with others",
-    )
-    streams.arguments(create)
-    create.add_argument("--title", default="", help="for people")
-    create.add_argument("--validate-only", action="store_true", help="check everything, change nothing")
-    actions.add_parser("show", help="show one").add_argument("id")
-    listing = actions.add_parser("list", help="show all of a tenant")
-    add_paging(listing)
+    _add_etag(update)
+    on_one("show", "show one")
+    add_paging(actions.add_parser("list", help="show all of a tenant"))
+    add_paging(on_one("history", "who changed what, newest first"))
+    rollback = on_one("rollback", "return to the content of an old revision, as a new one")
+    rollback.add_argument("revision", type=int, help="its number, as `history` shows it")
+    _add_etag(rollback)
+    pause = on_one("pause", "stop polls and actions; what is delivered is kept and waits")
+    pause.add_argument("--reason", default="", help="shown beside its state")
+    on_one("resume", "go on where it stopped; what was refused is tried again")
+    on_one("check", "ask plugin and provider now: credentials, permissions, health")
+    delete = on_one("delete", "end it; its events stay")
+    _add_etag(delete)
+    apply = actions.add_parser("apply", help="create or change many, as a file has them")
+    apply.add_argument("file", metavar="FILE", help="JSON, JSON lines or TOML (.toml); `-` reads stdin")
+    apply.add_argument("--validate-only", action="store_true", help="check everything, change nothing")
 
 
-async def connection(options: argparse.Namespace) -> None:
+async def connection(options: argparse.Namespace) -> int | None:
     parent = need_tenant(options)
-    wanted = _wanted(options, parent) if options.action == "create" else None
+    # Files are read before anything is asked: a slip in one needs no installation to be told.
+    many = read_many(options.file, parent) if options.action == "apply" else []
+    wanted = wanted_of(options, parent) if options.action in ("create", "update") else pb.Connection()
     async with client(options) as installation:
         stub = connections_pb2_grpc.ConnectionServiceStub(installation.registry)
-        if wanted is not None:
-            request = CreateConnectionRequest(
-                parent=parent,
-                connection_id=options.id,
-                connection=wanted,
-                request_id=str(uuid.uuid4()),
-                validate_only=options.validate_only,
-            )
-            made = await stub.CreateConnection(request)
-            show(options, made, _text(made), _more(made))
-        elif options.action == "show":
-            one = await stub.GetConnection(GetConnectionRequest(name=f"{parent}/connections/{options.id}"))
-            show(options, one, _text(one), _more(one))
-        else:
-            page = await stub.ListConnections(
-                ListConnectionsRequest(parent=parent, page_size=options.limit, page_token=options.page_token)
-            )
-            show_list(options, page.connections, map(_line, page.connections), page.next_page_token)
+        if options.action == "apply":
+            return await _apply(stub, options, parent, many)
+        if options.action == "list":
+            await _list(stub, options, parent)
+            return None
+        wanted.name = f"{parent}/connections/{options.id}"
+        return await _ACTIONS[options.action](stub, options, wanted)
 
 
-def _wanted(options: argparse.Namespace, parent: str) -> Connection:
-    return Connection(
-        title=options.title,
-        plugin=f"plugins/{options.plugin.removeprefix('plugins/')}",
-        settings=_settings(options.settings),
-        version_range=options.plugin_versions,
-        isolation=ISOLATION_PER_TENANT if options.isolation == "per-tenant" else ISOLATION_UNSPECIFIED,
-        credentials=[_binding(text, parent) for text in options.credential],
-        streams=streams.chosen(options),
-        resync_policy=streams.policy(options),
+async def _create(stub: Stub, options: argparse.Namespace, wanted: pb.Connection) -> None:
+    parent = wanted.name.rpartition("/connections/")[0]
+    request = pb.CreateConnectionRequest(
+        parent=parent,
+        connection_id=options.id,
+        connection=wanted,
+        request_id=str(uuid.uuid4()),
+        validate_only=options.validate_only,
+    )
+    _show(options, await stub.CreateConnection(request))
+
+
+async def _update(stub: Stub, options: argparse.Namespace, wanted: pb.Connection) -> None:
+    present = await stub.GetConnection(pb.GetConnectionRequest(name=wanted.name))
+    given, mask = changes(options, wanted, present)
+    given.name, given.etag = wanted.name, options.etag or present.etag
+    request = pb.UpdateConnectionRequest(
+        connection=given, request_id=str(uuid.uuid4()), validate_only=options.validate_only
+    )
+    request.update_mask.paths.extend(mask)
+    _show(options, await stub.UpdateConnection(request))
+
+
+async def _show_one(stub: Stub, options: argparse.Namespace, wanted: pb.Connection) -> None:
+    _show(options, await stub.GetConnection(pb.GetConnectionRequest(name=wanted.name)))
+
+
+async def _history(stub: Stub, options: argparse.Namespace, wanted: pb.Connection) -> None:
+    page = await stub.ListConnectionRevisions(
+        pb.ListConnectionRevisionsRequest(
+            parent=wanted.name, page_size=options.limit, page_token=options.page_token
+        )
+    )
+    found = page.connection_revisions
+    show_list(options, found, map(lines.of_revision, found), page.next_page_token)
+
+
+async def _rollback(stub: Stub, options: argparse.Namespace, wanted: pb.Connection) -> None:
+    request = pb.RollbackConnectionRequest(
+        name=wanted.name,
+        revision=options.revision,
+        etag=options.etag or await _etag(stub, wanted.name),
+        request_id=str(uuid.uuid4()),
+    )
+    _show(options, await stub.RollbackConnection(request))
+
+
+async def _pause(stub: Stub, options: argparse.Namespace, wanted: pb.Connection) -> None:
+    request = pb.PauseConnectionRequest(name=wanted.name, reason=options.reason)
+    _show(options, await stub.PauseConnection(request))
+
+
+async def _resume(stub: Stub, options: argparse.Namespace, wanted: pb.Connection) -> None:
+    _show(options, await stub.ResumeConnection(pb.ResumeConnectionRequest(name=wanted.name)))
+
+
+async def _check(stub: Stub, options: argparse.Namespace, wanted: pb.Connection) -> int:
+    told = await stub.CheckConnection(pb.CheckConnectionRequest(name=wanted.name), timeout=120.0)
+    show(options, told, "\n".join(map(lines.of_finding, told.findings)))
+    return 0 if told.ok else 1
+
+
+async def _delete(stub: Stub, options: argparse.Namespace, wanted: pb.Connection) -> None:
+    request = pb.DeleteConnectionRequest(name=wanted.name, etag=options.etag)
+    show(options, await stub.DeleteConnection(request), f"{wanted.name} is being ended")
+
+
+async def _list(stub: Stub, options: argparse.Namespace, parent: str) -> None:
+    page = await stub.ListConnections(
+        pb.ListConnectionsRequest(parent=parent, page_size=options.limit, page_token=options.page_token)
+    )
+    show_list(options, page.connections, map(lines.of_one, page.connections), page.next_page_token)
+
+
+async def _apply(stub: Stub, options: argparse.Namespace, parent: str, many: list[pb.Connection]) -> int:
+    told = pb.ApplyConnectionsResponse()
+    for start in range(0, len(many), AT_ONCE):
+        request = pb.ApplyConnectionsRequest(
+            parent=parent,
+            connections=many[start : start + AT_ONCE],
+            request_id=str(uuid.uuid4()),
+            validate_only=options.validate_only,
+        )
+        told.outcomes.extend((await stub.ApplyConnections(request, timeout=300.0)).outcomes)
+    shown = map(lines.of_outcome, many, told.outcomes)
+    show_list(options, told.outcomes, shown)
+    return 1 if any(one.HasField("failure") for one in told.outcomes) else 0
+
+
+async def _etag(stub: Stub, name: str) -> str:
+    return (await stub.GetConnection(pb.GetConnectionRequest(name=name))).etag
+
+
+def _add_etag(action: argparse.ArgumentParser) -> None:
+    action.add_argument(
+        "--etag", default="", help="only if it is still as that says, as `show --json` tells it"
     )
 
 
-def _binding(text: str, parent: str) -> SlotBinding:
-    place, equals, id_ = text.partition("=")
-    if not equals:
-        raise Problem(Code.INVALID_ARGUMENT, field="--credential", why=f"{text!r} is not SLOT=ID")
-    slot, _, entry = place.partition("/")
-    return SlotBinding(slot=slot, entry=entry, credential=f"{parent}/credentials/{id_}")
+def _show(options: argparse.Namespace, one: pb.Connection) -> None:
+    show(options, one, lines.of_whole(one), lines.more(one))
 
 
-def _settings(path: str) -> bytes:
-    if not path:
-        return b""
-    try:
-        raw = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-        json.loads(raw)
-    except OSError as error:
-        raise Problem(Code.INVALID_ARGUMENT, field="--settings", why=f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise Problem(Code.INVALID_ARGUMENT, field="--settings", why=f"it is not JSON ({error})") from error
-    return raw
-
-
-def _line(one: Connection) -> str:
-    return f"{one.name:<50} {_state(one):<10} {one.plugin:<24} {one.title}".rstrip()
-
-
-def _more(one: Connection) -> dict[str, Any]:
-    """For the many connections with one webhook: its URL by a name that a script can rely on."""
-    urls = list(one.webhook_urls.values())
-    return {"webhook_url": urls[0]} if len(urls) == 1 else {}
-
-
-def _text(one: Connection) -> str:
-    lines = [_line(one)]
-    if one.HasField("application_failure"):
-        lines.append(f"  not applied: {one.application_failure.message}")
-    lines += [f"  {webhook}: {url}" for webhook, url in sorted(one.webhook_urls.items())]
-    return "\n".join(lines)
-
-
-def _state(one: Connection) -> str:
-    return Connection.State.Name(one.state).removeprefix("STATE_").lower()
+_ACTIONS: Mapping[str, Callable[[Stub, argparse.Namespace, pb.Connection], Awaitable[int | None]]] = {
+    "create": _create,
+    "update": _update,
+    "show": _show_one,
+    "history": _history,
+    "rollback": _rollback,
+    "pause": _pause,
+    "resume": _resume,
+    "check": _check,
+    "delete": _delete,
+}

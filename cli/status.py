@@ -1,4 +1,4 @@
-"""`tieline status`: what runs, and what each part is waiting for."""
+"""`tieline status`: what runs, what is limited and why, and how every connection is."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import argparse
 import asyncio
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from cli.ask import Answer, ask
+from cli.options import add_paging
 from foundation.errors import Code, Problem
 from foundation.settings import Address
 
@@ -44,9 +45,18 @@ class Process:
         return [f"{name}: {state}" for name, state in dependencies.items() if state != "ok"]
 
 
+def arguments(verb: argparse.ArgumentParser) -> None:
+    add_paging(verb)
+
+
 def status(options: argparse.Namespace) -> int:
     processes = asyncio.run(look(options.endpoints))
     ready = all(process.answer.ready for process in processes)
+    # Imported here: `client` itself reads the endpoints with what stands below.
+    from cli.health import Health, ask_health, limits_of, lines  # noqa: PLC0415
+
+    health = asyncio.run(ask_health(options)) if _answers(processes, "registry") else Health()
+    limited = health.limited or limits_of(processes)
     if options.json:
         items = [
             {
@@ -56,11 +66,21 @@ def status(options: argparse.Namespace) -> int:
             }
             for process in processes
         ]
-        print(json.dumps({"ready": ready, "items": items}, indent=1))
+        print(
+            json.dumps({"ready": ready, "items": items, "limitations": limited} | health.document(), indent=1)
+        )
     else:
         for process in processes:
             print(f"{process.name:<12} {process.state:<14} {'; '.join(process.troubles)}".rstrip())
+        for line in lines(health, limited):
+            print(line)
     return 0 if ready else 1
+
+
+def _answers(processes: Sequence[Process], name: str) -> bool:
+    """Whether it may be asked; where only the gateway is known, that is found out by asking."""
+    found = [process for process in processes if process.name == name]
+    return not found or found[0].answer.status != 0
 
 
 async def look(endpoints: Path) -> list[Process]:

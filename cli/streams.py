@@ -18,7 +18,7 @@ def arguments(action: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME[=SPAN]",
-        help="poll this stream, as often as it says or every SPAN: issues=5m; what is not named is not polled",
+        help="poll this stream, as often as it says or every SPAN: issues=5m; what is not named is not polled, in an update neither",
     )
     for option, what in (("include", "poll only"), ("exclude", "do not poll")):
         action.add_argument(
@@ -31,8 +31,7 @@ def arguments(action: argparse.ArgumentParser) -> None:
     action.add_argument(
         "--resync",
         choices=POLICIES,
-        default="lookback",
-        help="where to begin when the provider forgot how far it was read",
+        help="where to begin when the provider forgot how far it was read (default: lookback)",
     )
 
 
@@ -59,6 +58,6 @@ def chosen(options: argparse.Namespace) -> Sequence[StreamChoice]:
 
 
 def policy(options: argparse.Namespace) -> Connection.ResyncPolicy.ValueType:
-    if options.resync == "lookback":
+    if options.resync in (None, "lookback"):
         return Connection.RESYNC_POLICY_UNSPECIFIED
     return Connection.ResyncPolicy.Value(f"RESYNC_POLICY_{options.resync.upper().replace('-', '_')}")

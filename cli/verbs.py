@@ -26,6 +26,8 @@ VERBS = {
     "plugin": "which external services can be connected",
     "connection": "a tenant's use of a plugin",
     "schedule": "when what is polled, and reading the past",
+    "action": "what can be done at a provider, and having it done",
+    "operation": "what was to be done at providers, and what became of it",
     "event": "what happened, as everybody is told it",
     "demo": "a small story through the real path, to watch",
 }

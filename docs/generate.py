@@ -29,6 +29,7 @@ from gateway.settings import GatewaySettings
 from services.credentials.renewal.measuring import RefreshMetrics
 from services.credentials.settings import CredentialsSettings
 from services.mapper.settings import MapperSettings
+from services.registry.operations.measuring import OperationMetrics
 from services.registry.schedules.measuring import PollMetrics
 from services.registry.settings import RegistrySettings
 from tieline.common.v1 import options_pb2 as contract
@@ -191,10 +192,11 @@ def _services() -> Iterator[ServiceDescriptor]:
 def metrics() -> Iterator[str]:
     yield "# Metrics\n"
     yield "Every process serves these at `/metrics`, beside those of its Python runtime;"
-    yield "those of credentials are the credentials service's alone, those of polls the registry's.\n"
+    yield "those of credentials are the credentials service's alone, those of operations and polls the registry's.\n"
     yield "| metric | type | what it counts |\n|---|---|---|"
     every = Metrics("any")
     RefreshMetrics(every.registry)
+    OperationMetrics(every.registry)
     PollMetrics(every.registry)
     collected: list[Metric] = list(every.registry.collect())
     for metric in sorted(collected, key=lambda metric: metric.name):

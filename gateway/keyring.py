@@ -33,6 +33,7 @@ class Keyring:
             subject=endpoint.connection or endpoint.app,
             slot=endpoint.webhook.slot or "webhook",
             purpose=PURPOSE_WEBHOOK_VERIFY,
+            credential=endpoint.credential,
         )
         [held] = await self._borrowed.get([place])
         if held.failure is None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from foundation.process.cgroups import Cgroups, find
 from foundation.process.confined import unconfinable
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +27,7 @@ ACCOUNTED_SKIPS: dict[str, str] = {
     "there is no npm on this machine": "a plugin of Node is installed with npm, where that is",
     "there is no strace": "system calls are looked at with strace where it is installed",
     "this machine confines no process": "containers often forbid namespaces",
+    "this machine lets nobody make control groups": "few containers may, and ordinary users nowhere",
     "this machine lets nobody trace": "containers often forbid ptrace",
     "no interpreter of this version that an ordinary user may run": "the clone or Python is private to root",
 }
@@ -69,6 +71,14 @@ async def confinable() -> None:
     if any(words in why for words in FORBIDDEN):
         pytest.skip(f"this machine confines no process: {why}")
     assert not why
+
+
+@pytest.fixture
+def cgroups() -> Cgroups:
+    place = find()
+    if place is None:
+        pytest.skip("this machine lets nobody make control groups")
+    return place
 
 
 @pytest.fixture

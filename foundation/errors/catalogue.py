@@ -36,6 +36,7 @@ class Code(enum.IntEnum):
     DELIVERY_REFUSED = 210
     STATE_REFUSES = 211
     ROTATION_BY_PERSON = 212
+    KEY_REUSED = 213
     DEPENDENCY_UNAVAILABLE = 300
     SCHEMA_OUTDATED = 301
     SHUTTING_DOWN = 302
@@ -170,6 +171,12 @@ CATALOGUE: Mapping[Code, Meaning] = MappingProxyType(
             409,
             "{credential} is of kind {kind}, of which the vault cannot make a new version itself.",
             "Make one at the provider, then `tieline credential rotate` with its value.",
+        ),
+        Code.KEY_REUSED: Meaning(
+            "INVALID_ARGUMENT",
+            400,
+            "The idempotency key {key} stands for other arguments of {action}: {operation}.",
+            "Send the same arguments again, or another key.",
         ),
         Code.TENANT_SUSPENDED: Meaning(
             "UNAVAILABLE",

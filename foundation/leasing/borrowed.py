@@ -48,6 +48,8 @@ class Place:
     purpose: Purpose.ValueType
     plugin: str = ""
     plugin_version: str = ""
+    credential: str = ""
+    """Which one is meant; empty: that of the newest grant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +253,7 @@ def _request(place: Place) -> AcquireLeasesRequest.LeaseRequest:
         purpose=place.purpose,
         plugin=place.plugin,
         plugin_version=place.plugin_version,
+        credential=place.credential,
     )
 
 

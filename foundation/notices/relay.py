@@ -11,7 +11,7 @@ from nats.js import JetStreamContext
 from nats.js.api import Header
 
 from foundation.clock.tasks import end, woken
-from foundation.errors import Problem
+from foundation.errors import Code, Problem
 from foundation.notices import outbox, stream
 from foundation.settings import Secret
 from foundation.store.errors import StoreError
@@ -35,6 +35,7 @@ class NoticeRelay:
         self._task: asyncio.Task[None] | None = None
         self.wake = asyncio.Event()
         """Set by whoever has written a notice."""
+        self._connected = False
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._run(), name="tell notices")
@@ -42,6 +43,13 @@ class NoticeRelay:
 
     async def __aexit__(self, *_: object) -> None:
         await end(self._task)
+
+    async def check(self) -> None:
+        """For whoever tells what is limited: notices wait while there is no bus."""
+        if not self._connected:
+            raise Problem(
+                Code.DEPENDENCY_UNAVAILABLE, dependency="jetstream", why="there is no connection to it"
+            )
 
     async def _run(self) -> None:
         while True:
@@ -54,10 +62,15 @@ class NoticeRelay:
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _session(self) -> None:
-        async with stream.session(self._url, f"tieline-{self._component}-notices") as jetstream:
-            while True:
-                if await self._tell(jetstream) < BATCH:
-                    await woken(self.wake, LOOK_SECONDS)
+        lost = asyncio.Event()
+        async with stream.session(self._url, f"tieline-{self._component}-notices", lost) as jetstream:
+            self._connected = True
+            try:
+                while not lost.is_set():
+                    if await self._tell(jetstream) < BATCH:
+                        await woken(self.wake, LOOK_SECONDS)
+            finally:
+                self._connected = False
 
     async def _tell(self, jetstream: JetStreamContext) -> int:
         async with self._worker.across_tenants() as work:

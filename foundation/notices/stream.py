@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -38,12 +39,27 @@ def subject(component: str, tenant: str) -> str:
 
 
 @asynccontextmanager
-async def session(url: Secret, name: str) -> AsyncIterator[JetStreamContext]:
-    """One life of a connection: when it breaks, whoever uses it begins anew, with nothing left in between."""
+async def session(
+    url: Secret, name: str, lost: asyncio.Event | None = None
+) -> AsyncIterator[JetStreamContext]:
+    """One life of a connection: when it breaks, whoever uses it begins anew, with nothing left in between.
+
+    `lost` is set when it breaks, for whoever has nothing to say at the moment.
+    """
     client = Client()
+
+    async def closed() -> None:
+        if lost is not None:
+            lost.set()
+
     try:
         await client.connect(
-            url.reveal(), name=name, allow_reconnect=False, connect_timeout=2, error_cb=_note
+            url.reveal(),
+            name=name,
+            allow_reconnect=False,
+            connect_timeout=2,
+            error_cb=_note,
+            closed_cb=closed,
         )
         jetstream = client.jetstream()
         await ensure(jetstream)

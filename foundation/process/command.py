@@ -77,12 +77,15 @@ class Command:
     ordinary_user: bool = False  # root, and a uid without a name, become somebody in a namespace
     pass_fds: tuple[int, ...] = ()
     confinement: Confinement | None = None
+    cgroup: Path | None = None  # the control group that it and all it starts belong to
     stdin_pipe: bool = False  # a pipe we hold open; its end tells the child that we are gone
 
     def launcher(self, status_fd: int) -> list[str]:
         """The launcher's argv; the program's own follows the double dash."""
         options = ["--status-fd", str(status_fd), "--parent", str(os.getpid())]
         options += ["--death-signal", str(int(self.death_signal)), *self.limits.arguments()]
+        if self.cgroup is not None:
+            options += ["--cgroup", str(self.cgroup)]
         if self.ordinary_user and not _is_ordinary():
             options += ["--map-user", str(ordinary_uid())]
         if self.confinement is not None:

@@ -10,6 +10,7 @@
     --hide, --private, --keep, --write PATH
                            confined: what is covered, covered and writable, seen all the same, writable;
                            each repeatable
+    --cgroup PATH          the control group that the program and all it starts belong to
     --limit NAME=VALUE     an rlimit, soft and hard (core, data, nofile, nproc, ...); repeatable
     --nice N               lower the priority by N
     --status-fd FD         where a failure is told; closed by the exec, which is how success is told
@@ -17,7 +18,8 @@
 It runs between fork and exec of every process we start, so it imports next to nothing (`-I -S`, no enum,
 no argparse) and the order of its steps matters:
 
-1. limits while we may still raise them, but the count of processes, which another user's are no part of;
+1. the control group, and limits while we may still raise them, but the count of processes, which another
+   user's are no part of;
 2. namespaces: a change of credentials clears the death signal;
 3. the death signal, and only then the look at the parent: a parent that died before the first of the two
    is seen by the second, one that dies later is told by the first. No gap is left.
@@ -50,6 +52,7 @@ class Options:
         self.user = 0
         self.places: dict[str, list[str]] = {"hide": [], "private": [], "keep": [], "write": []}
         self.limits: list[tuple[str, int]] = []
+        self.cgroup = ""
         self.program: list[str] = []
 
 
@@ -65,6 +68,8 @@ def parse(arguments: list[str]) -> Options:
         try:
             if argument in numbers:
                 setattr(options, argument[2:].replace("-", "_"), int(value))
+            elif argument == "--cgroup":
+                options.cgroup = value
             elif argument == "--limit":
                 name, _, bound = value.partition("=")
                 options.limits.append((name, int(bound)))
@@ -97,6 +102,8 @@ def prepare(options: Options) -> None:
     import ctypes  # noqa: PLC0415 - 3 ms that a malformed command line need not wait for
 
     libc = ctypes.CDLL(None, use_errno=True)
+    if options.cgroup:
+        join(options.cgroup)
     if options.nice:
         os.nice(options.nice)
     restrict([limit for limit in options.limits if limit[0] != _PER_USER])
@@ -116,6 +123,14 @@ def prepare(options: Options) -> None:
         libc.prctl(_PR_SET_PDEATHSIG, options.death_signal, 0, 0, 0)
     if options.parent and os.getppid() != options.parent:
         raise Refusal(f"the parent {options.parent} is gone")
+
+
+def join(cgroup: str) -> None:
+    try:
+        with open(f"{cgroup}/cgroup.procs", "w") as file:  # noqa: PTH123 - pathlib is slow to import
+            file.write("0")
+    except OSError as error:
+        raise Refusal(f"cannot join the control group {cgroup}: {error.strerror}") from None
 
 
 def enclose(options: Options) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 from foundation.clock import Clock
 from foundation.errors import Code, Problem
+from foundation.rpc import paging
 from services.mapper.inbox import Fenced, Inbox
 from services.mapper.records import arrival_of, fence_of
-from services.mapper.store.inbox import PressureStore
+from services.mapper.store.inbox import Backlog, PressureStore
 from tieline.common.v1.delivery_pb2 import Priority
 from tieline.mapper.v1 import inbox_pb2
 from tieline.mapper.v1.inbox_pb2_grpc import InboxServiceServicer
@@ -50,6 +51,21 @@ class InboxServicer(InboxServiceServicer):
         self._accepted.set()
         return inbox_pb2.AcceptRecordsResponse(outcomes=outcomes)
 
+    async def ListBacklogs(  # noqa: N802
+        self, request: inbox_pb2.ListBacklogsRequest, _: Any
+    ) -> inbox_pb2.ListBacklogsResponse:
+        size = paging.page_size(request.page_size)
+        found = await self._pressure.backlogs(paging.after(request.page_token), size + 1)
+        page, more = paging.cut(found, size, _connection)
+        response = inbox_pb2.ListBacklogsResponse(next_page_token=more)
+        for one in page:
+            told = response.backlogs.add(
+                connection=one.connection, waiting=one.waiting, dead_letters=one.dead
+            )
+            if one.oldest is not None:
+                told.oldest_time.FromDatetime(one.oldest)
+        return response
+
     async def GetInboxPressure(  # noqa: N802
         self, _: inbox_pb2.GetInboxPressureRequest, __: Any
     ) -> inbox_pb2.GetInboxPressureResponse:
@@ -59,3 +75,7 @@ class InboxServicer(InboxServiceServicer):
             lane.oldest.FromNanoseconds(int(oldest * 1e9))
         response.hold_bulk = sum(lane.waiting for lane in response.lanes) > self.hold_bulk
         return response
+
+
+def _connection(backlog: Backlog) -> str:
+    return backlog.connection

@@ -1,8 +1,10 @@
 """The registry: opened here in the order in which it depends on things, closed in reverse.
 
+    StatusService ◀── health ◀── what becomes of calls, what processes do, what waits
     ConnectionService ── rows ─▶ applier ── Initialize ─┐
     EndpointService ◀── picture ◀── rows                ▼
     BrokerService ──────────────────▶ broker ──▶ plugin processes ◀── host
+    OperationService ── rows ─▶ runner ─┘
     vault ── leases ─▶ purse ───────────┘  ▲
     ScheduleService ── rows ─▶ scheduler ──┴─ records ─▶ mapper's inbox
     ProcessService ─▶ fleet ── rows ─▶ other replicas
@@ -24,7 +26,8 @@ from foundation.identity.keys import RemoteKeys
 from foundation.identity.session import Session, read_token
 from foundation.net.addresses import Reach, network
 from foundation.notices import NoticeRelay
-from foundation.rpc import RpcServer, connect, serving
+from foundation.process.cgroups import find
+from foundation.rpc import RpcServer, check_health, connect, serving
 from foundation.settings import run
 from foundation.store.opening import check_schema, open_store
 from foundation.store.schemas import REGISTRY
@@ -37,15 +40,17 @@ from services.registry.catalogue.installing import Installer
 from services.registry.catalogue.ledger import StoredLedger
 from services.registry.catalogue.manifests import BUILT_IN
 from services.registry.catalogue.servicer import CatalogueServicer
-from services.registry.connections.applying import Applier
-from services.registry.connections.book import ConnectionBook
 from services.registry.connections.endpoint_servicer import EndpointServicer
-from services.registry.connections.grants import VaultGrants
 from services.registry.connections.moving import Moving
+from services.registry.connections.opening import connecting
 from services.registry.connections.picture import Picture
 from services.registry.connections.servicer import ConnectionServicer
-from services.registry.connections.suspending import Suspender
 from services.registry.egress.proxy import open_egress
+from services.registry.ground import Ground
+from services.registry.health.ear import Ear
+from services.registry.health.measuring import HealthMetrics
+from services.registry.health.opening import watching
+from services.registry.health.servicer import StatusServicer
 from services.registry.host.host import Host
 from services.registry.host.places import hidden
 from services.registry.host.rollouts import Rollouts
@@ -55,12 +60,14 @@ from services.registry.host.socket_room import socket_room
 from services.registry.joining.opening import announce_every, join_book, joining
 from services.registry.joining.remote import Roster
 from services.registry.joining.servicer import TokenServicer
+from services.registry.operations.opening import operating
+from services.registry.operations.servicer import OperationServicer
 from services.registry.recording import VaultRecorder
 from services.registry.replicas.fleet import Fleet
 from services.registry.replicas.own import Own
 from services.registry.replicas.presence import Presence
 from services.registry.replicas.replica import new_replica
-from services.registry.schedules.opening import Ground, schedules
+from services.registry.schedules.opening import schedules
 from services.registry.schedules.servicer import ScheduleServicer
 from services.registry.settings import RegistrySettings
 from tieline.registry.v1.broker_pb2_grpc import add_BrokerServiceServicer_to_server
@@ -68,13 +75,15 @@ from tieline.registry.v1.catalogue_pb2_grpc import add_CatalogueServiceServicer_
 from tieline.registry.v1.connections_pb2_grpc import add_ConnectionServiceServicer_to_server
 from tieline.registry.v1.endpoints_pb2_grpc import add_EndpointServiceServicer_to_server
 from tieline.registry.v1.joining_pb2_grpc import add_JoinServiceServicer_to_server
+from tieline.registry.v1.operations_pb2_grpc import add_OperationServiceServicer_to_server
 from tieline.registry.v1.processes_pb2_grpc import add_ProcessServiceServicer_to_server
 from tieline.registry.v1.schedules_pb2_grpc import add_ScheduleServiceServicer_to_server
+from tieline.registry.v1.status_pb2_grpc import add_StatusServiceServicer_to_server
 
 
 async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
     configure_logs("registry", settings.log_level, settings.log_format)
-    clock, replica = SystemClock(), new_replica()
+    clock = SystemClock()
     async with AsyncExitStack() as stack:
         open_ = stack.enter_async_context
         own = await open_(open_store(settings.database_url, REGISTRY))
@@ -83,10 +92,12 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         keys = await open_(RemoteKeys(credentials))
         session = Session(credentials, read_token(settings.token_file), clock)
         vault = await open_(connect(str(settings.credentials), session.token))
-        mapper = await open_(connect(str(settings.mapper), session.token))
         recorder = await open_(VaultRecorder(vault))
+        mapper = await open_(connect(str(settings.mapper), session.token))
+        metrics, replica = Metrics("registry"), new_replica()
+        relay = None
         if settings.nats_url is not None:
-            await open_(NoticeRelay("registry", settings.nats_url, worker))
+            relay = await open_(NoticeRelay("registry", settings.nats_url, worker))
 
         ledger = StoredLedger(worker, clock)
         directories = [BUILT_IN, *map(Path, settings.plugins)]
@@ -101,50 +112,50 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         sandbox = Sandbox(await open_(open_egress(_reach(settings))), Wanted(settings.sandbox), private)
         joins = join_book(settings, worker, clock)
         roster = await open_(Roster(joins, announce_every(settings)))
-        host = await open_(Host(catalogue, ledger, room, sandbox=sandbox, roster=roster, clock=clock))
+        host = await open_(
+            Host(catalogue, ledger, room, sandbox=sandbox, roster=roster, cgroups=find(), clock=clock)
+        )
         picture = await open_(Picture(worker))
         purse = await open_(VaultPurse(vault, clock))
-        broker = Broker(host, picture, purse, clock=clock)
-        rollouts = await open_(Rollouts(host, Moving(picture, broker, host), clock))
+        ear = Ear(clock, HealthMetrics(metrics.registry))
+        broker = Broker(host, picture, purse, clock=clock, listener=ear)
+        ground = Ground(
+            settings=settings,
+            clock=clock,
+            metrics=metrics,
+            replica=replica,
+            own=own,
+            worker=worker,
+            vault=vault,
+            mapper=mapper,
+            recorder=recorder,
+            host=host,
+            picture=picture,
+            broker=broker,
+        )
+        connections = await open_(connecting(ground))
+        rollouts = await open_(Rollouts(host, Moving(picture, broker, host, connections.drafts), clock))
         own_processes = Own(replica, host, rollouts)
         await open_(Presence(own_processes, worker, host, clock))
-        fleet = Fleet(own_processes, worker, clock)
-        applier = await open_(Applier(worker, host, broker, picture, clock))
-        await open_(Suspender(vault, worker, picture, clock))
-        book = ConnectionBook(
-            own=own,
-            host=host,
-            broker=broker,
-            picture=picture,
-            applier=applier,
-            grants=VaultGrants(vault),
-            recorder=recorder,
-            clock=clock,
-        )
-        metrics = Metrics("registry")
-        polled = await open_(
-            schedules(
-                Ground(
-                    replica=replica,
-                    own=own,
-                    worker=worker,
-                    mapper=mapper,
-                    host=host,
-                    broker=broker,
-                    picture=picture,
-                    recorder=recorder,
-                    clock=clock,
-                    metrics=metrics,
-                )
-            )
-        )
+        polled = await open_(schedules(ground, connections.removals))
+        operations, bell = await open_(operating(ground, connections.removals))
+        rests_on: dict[str, Check] = {
+            "postgresql": partial(check_schema, own),
+            "credentials": partial(check_health, credentials, "credentials"),
+            "mapper": partial(check_health, mapper, "mapper"),
+            **({"jetstream": relay.check} if relay is not None else {}),
+        }
+        wake = asyncio.Event() if relay is None else relay.wake
+        statuses = await open_(watching(ground, ear, connections.removals, rests_on, wake))
         api = Api(
             CatalogueServicer(catalogue, host, recorder),
-            ProcessServicer(fleet, recorder),
-            ConnectionServicer(book, settings.public_url),  # type: ignore[abstract]
+            ProcessServicer(Fleet(own_processes, worker, clock), recorder),
+            ConnectionServicer(connections.people, settings.public_url),  # type: ignore[abstract]
             EndpointServicer(picture, host),
             BrokerServicer(broker),
             polled,
+            statuses,
+            operations,
             None if joins is None else TokenServicer(joins, host.versions),  # type: ignore[abstract]
         )
         checks: dict[str, Check] = {
@@ -168,6 +179,8 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         await stop.wait()
         # Watchers wait for changes for ever; without this word the drain would wait for them.
         picture.stop_watching()
+        statuses.stop_watching()
+        bell.stop_watching()
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +193,8 @@ class Api:
     endpoints: EndpointServicer
     broker: BrokerServicer
     schedules: ScheduleServicer
+    statuses: StatusServicer
+    operations: OperationServicer
     tokens: TokenServicer | None
     """Absent where no plugin may join."""
 
@@ -190,6 +205,8 @@ class Api:
         server.add(add_EndpointServiceServicer_to_server, self.endpoints)
         server.add(add_BrokerServiceServicer_to_server, self.broker)
         server.add(add_ScheduleServiceServicer_to_server, self.schedules)
+        server.add(add_StatusServiceServicer_to_server, self.statuses)
+        server.add(add_OperationServiceServicer_to_server, self.operations)
         if self.tokens is not None:
             server.add(add_JoinServiceServicer_to_server, self.tokens)
 

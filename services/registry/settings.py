@@ -80,6 +80,18 @@ class RegistrySettings(RpcSettings, frozen=True, kw_only=True):
         str | None,
         Meta(description="The data directory of a whole installation, which `tieline up` names."),
     ] = None
+    alarm_seconds: Annotated[
+        float,
+        Meta(ge=0, le=3600, description="How long a connection must be down before people are told."),
+    ] = 10.0
+    calm_seconds: Annotated[
+        float,
+        Meta(ge=0, le=3600, description="How long it must be well again before they are told that."),
+    ] = 30.0
+    lag_seconds: Annotated[
+        float,
+        Meta(gt=0, le=86400, description="How long the oldest delivery may wait before its connection lags."),
+    ] = 300.0
     join_listen: Annotated[
         Address | None,
         Meta(description="Where plugins that run elsewhere join, over TLS. Unset: none may."),
@@ -103,3 +115,20 @@ class RegistrySettings(RpcSettings, frozen=True, kw_only=True):
             ge=0.1, le=60, description="How often a plugin that joined says where it is; three missed: lost."
         ),
     ] = 10.0
+    operation_days: Annotated[
+        float,
+        Meta(
+            ge=7,
+            le=3650,
+            description="How long an operation that has ended can still be read; what is ambiguous stays until a"
+            " person resolves it.",
+        ),
+    ] = 30
+    operation_lease_seconds: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=600,
+            description="After how long without a sign of life a replica's operations are taken over by another.",
+        ),
+    ] = 30.0

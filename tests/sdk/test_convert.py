@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tieline.sdk import Category, Change, Entity, Event, Evidence, InvalidInput
-from tieline.sdk._convert.events import clean, to_draft, to_drafts
+from tieline.sdk._convert.events import to_draft, to_drafts
+from tieline.sdk._convert.texts import clean
 
 
 def event(**more: object) -> Event:

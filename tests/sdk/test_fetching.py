@@ -28,6 +28,7 @@ from tieline.sdk import (
     Progress,
     Record,
     Throttled,
+    ThrottleScope,
 )
 from tieline.sdk._convert import frames as framing
 from tieline.sdk._convert.fetching import Fetching
@@ -126,7 +127,7 @@ async def test_patience_ends_the_poll_and_nothing_sleeps_long() -> None:
         yield record("a")
         yield Checkpoint(b"1")
         await poll.wait(0.001)
-        await poll.wait(120, bucket="search")
+        await poll.wait(120, ThrottleScope("search"))
         yield record("never")
 
     sent = [frame async for frame in Frames(impatient(), pb.FetchDataRequest(), 3)]

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
+from datetime import timedelta
+
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from foundation.clock import Clock, Ids
 from foundation.errors import Code, Problem
@@ -62,14 +66,25 @@ class GrantBook:
         """What was given on it is taken back; a grant that is not there needs no taking."""
         async with self._store.unit_of_work(tenants=[ref.tenant]) as work:
             row = await queries.grant(work, ref.tenant, ref.id, grant)
-            if row is None:
-                return
-            await leases.revoke_of_grant(work, ref.tenant, row.id)
-            await queries.delete_grant(work, row)
-            await queries.note_change(work)
-            details = {"holder": row.holder, "subject": row.subject, "purpose": row.purpose}
-            entry = Entry(tenant=ref.tenant, action="grant.delete", resource=row.name, details=details)
-            await self._journal.append(work, entry)
+            if row is not None:
+                await self._delete(work, row)
+
+    async def end(self, connection: str, kept: Collection[tuple[str, str, str]], settled: timedelta) -> None:
+        """The grants of a connection end, but for what it still wants: slot, entry and credential."""
+        tenant = tenant_of(connection)
+        async with self._store.unit_of_work(tenants=[tenant]) as work:
+            for row in await queries.grants_to_end(work, tenant, connection, settled):
+                credential = f"tenants/{tenant}/credentials/{row.credential}"
+                if (row.slot, row.entry, credential) not in kept:
+                    await self._delete(work, row)
+
+    async def _delete(self, work: AsyncConnection, row: GrantRow) -> None:
+        await leases.revoke_of_grant(work, row.tenant, row.id)
+        await queries.delete_grant(work, row)
+        await queries.note_change(work)
+        details = {"holder": row.holder, "subject": row.subject, "purpose": row.purpose}
+        entry = Entry(tenant=row.tenant, action="grant.delete", resource=row.name, details=details)
+        await self._journal.append(work, entry)
 
     def _row(self, ref: Ref, grant: Grant) -> GrantRow:
         holder = _holder(grant)

@@ -11,7 +11,7 @@ from google.protobuf.empty_pb2 import Empty
 from foundation.clock import Clock
 from foundation.errors import Code, Problem
 from foundation.identity.names import new_id, parse
-from foundation.rpc.call import author
+from foundation.rpc.call import author, caller
 from foundation.rpc.paging import after, cut, page_size
 from foundation.store.unit_of_work import Store
 from services.credentials.credential import renewing
@@ -21,6 +21,7 @@ from services.credentials.credential.checks import Field
 from services.credentials.credential.cover import Cover
 from services.credentials.credential.granting import GrantBook
 from services.credentials.credential.wire import credential_message, grant_message, version_message
+from services.credentials.leases.asking import PLUGIN_HOST
 from tieline.credentials.v1 import credentials_pb2 as pb
 from tieline.credentials.v1 import credentials_pb2_grpc
 
@@ -146,6 +147,14 @@ class CredentialServicer(credentials_pb2_grpc.CredentialServiceServicer):
     async def DeleteGrant(self, request: pb.DeleteGrantRequest, context: Any) -> Empty:  # noqa: ARG002, N802
         tenant, credential, grant = parse(f"{_NAME}/grants/*", request.name, "name")
         await self._grants.delete(Ref(tenant, credential), grant)
+        return Empty()
+
+    async def EndGrants(self, request: pb.EndGrantsRequest, context: Any) -> Empty:  # noqa: ARG002, N802
+        parse("tenants/*/connections/*", request.connection, "connection")
+        if caller().name != PLUGIN_HOST:
+            raise Problem(Code.CALLER_KIND_REFUSED, method="EndGrants", kind=caller().name)
+        kept = {(one.slot, one.entry, one.credential) for one in request.kept}
+        await self._grants.end(request.connection, kept, request.settled.ToTimedelta())
         return Empty()
 
     async def WatchCredentialStates(  # noqa: N802

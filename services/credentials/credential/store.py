@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -118,6 +118,8 @@ class Use:
     slot: str
     entry: str
     purpose: str
+    credential: str = ""
+    """Which one is meant; empty: that of the newest grant."""
 
 
 # credentials
@@ -390,7 +392,7 @@ async def put_grant(work: AsyncConnection, row: GrantRow) -> GrantRow:
                 :account, :author, :expires_at)
             on conflict on constraint grants_once do update
             set expires_at = excluded.expires_at, plugin_versions = excluded.plugin_versions,
-                fields = excluded.fields, account = excluded.account
+                fields = excluded.fields, account = excluded.account, created_at = now()
             returning {columns(GrantRow)}
         """,
         **(parameters(row) | {"fields": list(row.fields)}),
@@ -407,6 +409,7 @@ async def grant_for(work: AsyncConnection, use: Use) -> GrantRow | None:
         f"""select {columns(GrantRow)} from grants
             where tenant = :tenant and holder = :holder and subject = :subject and slot = :slot
               and entry = :entry and purpose = :purpose and (expires_at is null or expires_at > now())
+              and (:credential = '' or credential = :credential)
             order by created_at desc limit 1""",
         **asdict(use),
     )
@@ -440,6 +443,21 @@ async def grants(
         subject=subject,
         after=after,
         limit=limit,
+    )
+
+
+async def grants_to_end(
+    work: AsyncConnection, tenant: str, subject: str, settled: timedelta
+) -> list[GrantRow]:
+    """Of a connection, those that were given at least so long ago."""
+    return await every(
+        work,
+        GrantRow,
+        f"""select {columns(GrantRow)} from grants
+            where tenant = :tenant and subject = :subject and created_at <= now() - cast(:settled as interval)""",
+        tenant=tenant,
+        subject=subject,
+        settled=settled,
     )
 
 

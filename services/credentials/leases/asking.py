@@ -28,7 +28,14 @@ def client_of(principal: Principal) -> Client:
 
 def use_of(client: Client, wanted: Wanted) -> Use | Outcome:
     """The use that a grant would have to allow, or why there can be none."""
-    texts = (wanted.subject, wanted.slot, wanted.entry, wanted.plugin, wanted.plugin_version)
+    texts = (
+        wanted.subject,
+        wanted.slot,
+        wanted.entry,
+        wanted.plugin,
+        wanted.plugin_version,
+        wanted.credential,
+    )
     if any(len(text) > LONGEST or "\0" in text for text in texts):
         return refused(
             FAILURE_KIND_INVALID_INPUT, "TEXT_REFUSED", f"a text is longer than {LONGEST} or holds a NUL"
@@ -44,6 +51,7 @@ def use_of(client: Client, wanted: Wanted) -> Use | Outcome:
         slot=wanted.slot,
         entry=wanted.entry,
         purpose=Purpose.Name(wanted.purpose).removeprefix("PURPOSE_"),
+        credential=wanted.credential.rpartition("/")[2],
     )
 
 

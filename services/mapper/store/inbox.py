@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from datetime import datetime
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -80,6 +81,26 @@ _PRESSURE = text("""
     from inbox where state = 0 group by priority order by priority
 """)
 
+_BACKLOGS = text("""
+    with waiting as (
+        select connection, count(*) as waiting, min(received_at) as oldest
+        from inbox where state = 0 and connection > :after group by connection
+    ), dead as (
+        select connection, count(*) as dead from dead_letters
+        where state = 1 and connection > :after group by connection
+    )
+    select connection, coalesce(waiting, 0) as waiting, oldest, coalesce(dead, 0) as dead
+    from waiting full join dead using (connection) order by connection limit :limit
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    connection: str
+    waiting: int
+    oldest: datetime | None
+    dead: int
+
 
 class InboxStore:
     def __init__(self, store: Store) -> None:
@@ -126,6 +147,12 @@ class PressureStore:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+
+    async def backlogs(self, after: str, limit: int) -> list[Backlog]:
+        """Of connections of which something waits or has died, by name."""
+        async with self._store.across_tenants() as work:
+            rows = await work.execute(_BACKLOGS, {"after": after, "limit": limit})
+            return [Backlog(row.connection, row.waiting, row.oldest, row.dead) for row in rows]
 
     async def waiting(self) -> list[tuple[int, int, float]]:
         """Class, how many, and the age of the oldest in seconds."""

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from foundation.clock import Clock, SystemClock
 from services.registry.broker.calling import READY_SECONDS, Calls
+from services.registry.broker.examining import Examining
 from services.registry.broker.executing import Executing
 from services.registry.broker.failures import CallFailed
 from services.registry.broker.fetching import Fetching
 from services.registry.broker.looking import Looking
 from services.registry.broker.outcomes import Listener
-from services.registry.broker.preparing import checked
+from services.registry.broker.preparing import Checkup, Opinion, checked
 from services.registry.broker.purse import EmptyPurse, Leased, Purse
 from services.registry.broker.serving import Connections, Served
 from services.registry.broker.suspects import Suspects
@@ -48,6 +49,7 @@ class Broker:
         self.looking = Looking(self.calls, clock)
         self.fetching = Fetching(self.calls)
         self.verifying = Verifying(self.calls)
+        self.examining = Examining(self.calls, purse)
 
     async def transform(
         self, groups: Sequence[Group], within: float = TRANSFORM_SECONDS
@@ -57,14 +59,21 @@ class Broker:
 
     async def initialize(self, served: Served, *, validate_only: bool = False) -> Failure | None:
         """Have the plugin take a revision; None when it did. With `validate_only` it only looks."""
+        if validate_only:
+            return (await self.opinion(served)).failure
         try:
-            process = self.calls.route(served)
-            if not validate_only:
-                return await self.prepare(process, served)
+            return await self.prepare(self.calls.route(served), served)
+        except CallFailed as failed:
+            return failed.failure
+
+    async def opinion(self, served: Served, process: PluginProcess | None = None) -> Opinion:
+        """What the plugin thinks of the settings, in the process that calls go to unless another one is named."""
+        try:
+            process = process or self.calls.route(served)
             async with self.calls.life(process, served.connection, READY_SECONDS) as launch:
                 return await self.calls.preparation.validate(launch, served)
         except CallFailed as failed:
-            return failed.failure
+            return Opinion(failed.failure)
 
     async def prepare(self, process: PluginProcess, served: Served) -> Failure | None:
         """Have this very process hold the instance, whichever process its calls go to now."""
@@ -78,16 +87,20 @@ class Broker:
 
     async def unhealthy(self, process: PluginProcess, served: Served) -> Failure | None:
         """Why this very process cannot work for the instance, by its own account; None if it can, or cannot tell."""
-        preparation = self.calls.preparation
         try:
-            async with self.calls.life(process, served.connection, READY_SECONDS) as launch:
-                if failure := await preparation.initialize(process, launch, served):
-                    return failure
-                held = await preparation.authenticate(process, launch, served)
-                versions = [one.version for one in held.values() if isinstance(one, Leased)]
-                return await checked(launch, served, versions, HEALTH_SECONDS)
+            return (await self.examine(process, served)).dead
         except CallFailed as failed:
             return failed.failure
+
+    async def examine(self, process: PluginProcess, served: Served) -> Checkup:
+        """What this very process finds when it looks at the instance; CallFailed where it could not be asked."""
+        preparation = self.calls.preparation
+        async with self.calls.life(process, served.connection, READY_SECONDS) as launch:
+            if failure := await preparation.initialize(process, launch, served):
+                return Checkup(failure)
+            held = await preparation.authenticate(process, launch, served)
+            versions = [one.version for one in held.values() if isinstance(one, Leased)]
+            return await checked(launch, served, versions, HEALTH_SECONDS)
 
     async def probe(
         self, served: Served, slot: str, entry: str = "", within: float = PROBE_SECONDS

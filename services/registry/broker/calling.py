@@ -66,8 +66,8 @@ class Calls:
         self._listener: Listener = Deaf() if listener is None else listener
         self.preparation = Preparation(purse, clock)
         self.circuits = Circuits(clock)
-        self._throttles = Throttles(clock)
-        self._mending = Mending(self.preparation, self._throttles, purse, clock)
+        self.throttles = Throttles(clock)
+        self._mending = Mending(self.preparation, self.throttles, purse, clock)
         self._turns: WeakKeyDictionary[PluginProcess, Turns] = WeakKeyDictionary()
         self._streams = AllStreams()
 
@@ -196,10 +196,18 @@ class Calls:
 
     def hold(self, served: Served, operation: Operation, failure: Failure) -> None:
         """What said so without failing: it waits as if it had."""
-        self._throttles.hold(served, operation.name, failure)
+        self.throttles.hold(served, operation.name, failure)
 
     def told(
-        self, served: Served, version: str, operation: str, began: float, failure: Failure | None
+        self,
+        served: Served,
+        version: str,
+        operation: str,
+        began: float,
+        failure: Failure | None,
+        *,
+        inputs: int = 0,
+        events: int = 0,
     ) -> None:
         self._listener.heard(
             Outcome(
@@ -209,6 +217,8 @@ class Calls:
                 operation=operation,
                 seconds=self._clock.monotonic() - began,
                 failure=failure,
+                inputs=inputs,
+                events=events,
             )
         )
 
@@ -231,7 +241,7 @@ class Calls:
                         raise await self._read(process, launch, operation, failed) from None
                 except CallFailed as failed:
                     if failed.failure.kind == FailureKind.FAILURE_KIND_RATE_LIMITED:
-                        self._throttles.hold(served, operation.name, failed.failure)
+                        self.throttles.hold(served, operation.name, failed.failure)
                     if not failed.ours:
                         of_way.result = result_of(failed.failure)
                         of_process.result = of_way.result if failed.bare else Result.GOOD
@@ -320,7 +330,7 @@ def demand_awake(served: Served, operation: Operation) -> None:
 
 
 def _unreached(failure: Failure) -> CallFailed:
-    return CallFailed(failures.untouched(failure))
+    return CallFailed(failures.untouched(failure), reached=False)
 
 
 def _demand_credential(

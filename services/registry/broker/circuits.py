@@ -7,7 +7,7 @@ remember, and no more of them than its bound.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NamedTuple
@@ -75,6 +75,10 @@ class Circuit:
         self._turn(State.HALF_OPEN)
         return Ticket(self._era, trial=True)
 
+    def opens_in(self, now: float) -> float:
+        """Seconds until one call may try."""
+        return max(0.0, self._until - now)
+
     def settle(self, ticket: Ticket, result: Result, now: float) -> None:
         if ticket.era != self._era:
             return
@@ -121,6 +125,13 @@ class Circuits:
     def admit(self, key: Hashable) -> Ticket | float:
         circuit = self._kept.get(key)
         return Ticket(0) if circuit is None else circuit.admit(self._clock.monotonic())
+
+    def not_closed(self) -> Iterator[tuple[Hashable, State, float]]:
+        """Those that are left alone at the moment, and in how many seconds one call may try."""
+        now = self._clock.monotonic()
+        for key, circuit in self._kept.items():
+            if circuit.state is not State.CLOSED:
+                yield key, circuit.state, circuit.opens_in(now)
 
     def settle(self, key: Hashable, ticket: Ticket, result: Result) -> None:
         circuit = self._kept.get(key)

@@ -38,15 +38,17 @@ class Executing:
         self._calls = calls
         self._keys = keys or Keys()
 
-    async def execute(self, ref: ConnectionRef, given: ExecuteRequest, within: float) -> ExecuteResponse:
+    async def execute(
+        self, ref: ConnectionRef, given: ExecuteRequest, within: float, *, key_is_kept: bool = False
+    ) -> ExecuteResponse:
+        """`key_is_kept`: somebody else keeps what the key stands for, and for longer than we can."""
         served, process = await self._calls.find(ref)
         action = _action(process.manifest, given.action)
         reads = action.idempotency == Action.IDEMPOTENCY_READ_ONLY
         request = _request(given, action)
         meaning = hashlib.sha256(f"{action.name}\n".encode() + request.arguments).digest()
-        if request.idempotency_key and not self._keys.claim(
-            served.connection, request.idempotency_key, meaning
-        ):
+        key = "" if key_is_kept else request.idempotency_key
+        if key and not self._keys.claim(served.connection, key, meaning):
             raise refused("KEY_REUSED", "this idempotency key stands for another action or other arguments")
 
         async def ask(reach: Reach) -> ExecuteResponse:

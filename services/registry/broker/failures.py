@@ -51,6 +51,14 @@ def invalid_config(reason: str, message: str) -> Failure:
     return _failure(FailureKind.FAILURE_KIND_INVALID_CONFIG, reason, message)
 
 
+def auth_failed(reason: str, message: str) -> Failure:
+    return _failure(FailureKind.FAILURE_KIND_AUTH_FAILED, reason, message)
+
+
+def permission_denied(reason: str, message: str) -> Failure:
+    return _failure(FailureKind.FAILURE_KIND_PERMISSION_DENIED, reason, message)
+
+
 def unsupported(reason: str, message: str) -> Failure:
     return _failure(FailureKind.FAILURE_KIND_UNSUPPORTED, reason, message)
 
@@ -74,13 +82,17 @@ def untouched(failure: Failure) -> Failure:
 class CallFailed(Exception):  # noqa: N818 - it failed
     """A call to a plugin did not come to what was asked. What it says is for the caller, as it is."""
 
-    def __init__(self, failure: Failure, *, bare: bool = False, ours: bool = False) -> None:
+    def __init__(
+        self, failure: Failure, *, bare: bool = False, ours: bool = False, reached: bool = True
+    ) -> None:
         super().__init__(f"{FailureKind.Name(failure.kind)} {failure.reason}")
         self.failure = failure
         self.bare = bare
         """No Failure came with it: the trouble is the process's or the way's, not the provider's."""
         self.ours = ours
         """We ended it ourselves: it says nothing of the plugin or its provider."""
+        self.reached = reached
+        """Whether the plugin was asked at all."""
 
 
 def of_diagnostics(diagnostics: Iterable[Diagnostic]) -> Failure | None:

@@ -111,7 +111,7 @@ class Mending:
         if remaining:
             why = f"the provider asks for patience: {remaining:.1f} s more"
             limited = failures.untouched(failures.rate_limited(why, remaining))
-            await self._pause(remaining, attempts, CallFailed(limited))
+            await self._pause(remaining, attempts, CallFailed(limited, reached=False))
 
     async def _pause(self, seconds: float, attempts: Attempts, otherwise: CallFailed) -> None:
         """Wait if there is time for it and for a call afterwards."""

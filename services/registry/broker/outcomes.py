@@ -18,6 +18,10 @@ class Outcome:
     operation: str
     seconds: float
     failure: Failure | None
+    inputs: int = 0
+    """Deliveries or records that were handed in."""
+    events: int = 0
+    """What they became."""
 
 
 class Listener(Protocol):

@@ -178,6 +178,7 @@ def place_of(served: Served, binding: Binding, manifest: Manifest) -> Place:
         purpose=PURPOSE_CALL,
         plugin=manifest.name,
         plugin_version=manifest.version,
+        credential=binding.credential,
     )
 
 

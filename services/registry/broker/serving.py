@@ -13,6 +13,8 @@ class Binding:
 
     slot: str
     entry: str = ""
+    credential: str = ""
+    """With which one; empty: whatever the newest grant is for."""
 
 
 class Rest(Enum):
@@ -32,7 +34,8 @@ class Served:
     connection: str
     plugin: str
     instance: str
-    """What its plugin knows it by: random, and the same for ever."""
+    """What its plugin knows it by at this revision: the same for ever, and another for each revision, so that a new
+    one can be tried beside the one that serves, and calls of both can be under way."""
     revision: int
     settings: bytes = b""
     settings_version: str = ""

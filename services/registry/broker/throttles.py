@@ -6,6 +6,7 @@ drink from, and everything within reach waits for a bucket without a name.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from foundation.clock import Clock
@@ -66,6 +67,15 @@ class Throttles:
         ]
         return max(0.0, *waits) if waits else 0.0
 
+    def empty(self, served: Served) -> Iterator[tuple[ThrottleScope, float]]:
+        """Buckets that this connection waits for, and for how many seconds still."""
+        now = self._clock.monotonic()
+        for reach, everybody in ((_instance(served), False), (_plugin(served), True)):
+            kind = ThrottleScope.REACH_PLUGIN if everybody else ThrottleScope.REACH_INSTANCE
+            for name, empty in self._empty.get(reach, {}).items():
+                if empty.until > now:
+                    yield ThrottleScope(reach=kind, bucket=name), empty.until - now
+
     def _forget(self, now: float) -> None:
         """Those that are full again; if that is not enough, those that will be first."""
         kept = sorted(
@@ -89,7 +99,7 @@ def _bucket(served: Served, failure: Failure) -> Bucket:
 
 
 def _instance(served: Served) -> str:
-    return f"instance/{served.instance}"
+    return f"connection/{served.connection}"
 
 
 def _plugin(served: Served) -> str:

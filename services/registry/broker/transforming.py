@@ -101,11 +101,14 @@ class Transforming:
         if not suspected:
             return
 
+        began = self._clock.monotonic()
+
         def tell(case: Case, answer: TransformGroupResult | Failure) -> None:
             tally = tallies[case.group]
             if isinstance(answer, Failure):
                 tally.failed_alone(case.item, answer)
             else:
+                self._tell(process, case.served, answer, began, inputs=1)
                 share = Share(case.group, case.served, [case.item])
                 tally.answered(share, answer, self._declares(process))
 
@@ -175,9 +178,9 @@ class Transforming:
         if not all(answer.HasField("failure") for answer in answers.values()):
             self._trials.proved(process)
         for share, way in admitted:
-            failure = _failure(answers[share.group])
-            way.result = result_of(failure)
-            self._calls.told(share.served, process.manifest.version, OPERATION, began, failure)
+            answer = answers[share.group]
+            way.result = result_of(_failure(answer))
+            self._tell(process, share.served, answer, began, inputs=len(share.inputs))
         return answers
 
     async def _harm(
@@ -254,6 +257,19 @@ class Transforming:
                 result.failure.CopyFrom(failures.bounded(result.failure))
         return {share.group: result for share, result in zip(batch, answer.results, strict=True)}
 
+    def _tell(
+        self, process: PluginProcess, served: Served, answer: TransformGroupResult, began: float, inputs: int
+    ) -> None:
+        self._calls.told(
+            served,
+            process.manifest.version,
+            OPERATION,
+            began,
+            _failure(answer) or _of_all(answer),
+            inputs=inputs,
+            events=sum(len(outcome.events.drafts) for outcome in answer.outcomes),
+        )
+
     def _declares(self, process: PluginProcess) -> Declared:
         found = self._declared.get(process)
         if found is None:
@@ -273,6 +289,12 @@ def _who(batch: Batch) -> str:
 
 def _failure(answer: TransformGroupResult) -> Failure | None:
     return answer.failure if answer.HasField("failure") else None
+
+
+def _of_all(answer: TransformGroupResult) -> Failure | None:
+    """What every one of the inputs failed with, if none of them came to anything: the first one's failure."""
+    failed = [outcome for outcome in answer.outcomes if outcome.HasField("failure")]
+    return failed[0].failure if failed and len(failed) == len(answer.outcomes) else None
 
 
 def _is_forgotten(answer: TransformGroupResult) -> bool:

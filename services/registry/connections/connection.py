@@ -28,6 +28,7 @@ class Application(StrEnum):
     """As the contract's Connection.Application, in lower case."""
 
     PENDING = "pending"
+    APPLYING = "applying"
     APPLIED = "applied"
     FAILED = "failed"
 
@@ -56,6 +57,12 @@ class Connection:
     """Where each webhook arrives: the last part of its URL."""
     create_time: datetime
     update_time: datetime
+    edition: int = 1
+    """Grows with every change that somebody makes of it."""
+    attempts: int = 0
+    """How often its newest revision was tried in vain."""
+    proven_accounts: tuple[str, ...] = ()
+    """Accounts at the provider that its credentials control, as the provider said."""
 
     @property
     def name(self) -> str:
@@ -67,21 +74,42 @@ class Connection:
 
     @property
     def etag(self) -> str:
-        return f"{self.revision}.{self.applied_revision}.{int(self.update_time.timestamp() * 1000)}"
+        """Of this very connection, not of one that had its id before; what the platform does by itself leaves it."""
+        return f"{self.instance[:8]}.{self.edition}"
 
     def served(self, revision: int) -> Served:
         return Served(
             connection=self.name,
             plugin=self.plugin,
-            instance=self.instance,
+            instance=_instance(self.instance, revision),
             revision=revision,
             settings=self.wanted.settings,
             settings_version=self.settings_version,
             version_range=self.wanted.version_range,
             cell=_cell(self.tenant) if self.wanted.isolation == ISOLATION_PER_TENANT else "",
-            bindings=tuple(Binding(one.slot, one.entry) for one in self.wanted.credentials),
+            bindings=tuple(Binding(one.slot, one.entry, one.credential) for one in self.wanted.credentials),
             rest=_RESTS.get(self.state, Rest.NONE),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revision:
+    """One accepted change. What it says never changes; how it went is told beside it."""
+
+    number: int
+    wanted: pb.Connection
+    settings_version: str
+    """Version of the plugin that its settings were written for."""
+    author: str
+    create_time: datetime
+    application: Application = Application.PENDING
+    rollback_of: int = 0
+    migrated_from: int = 0
+    """The revision whose settings these are, in the words of another version; 0: somebody wrote them."""
+
+
+def _instance(base: str, revision: int) -> str:
+    return hashlib.sha256(f"{base}/{revision}".encode()).hexdigest()[:32]
 
 
 def _cell(tenant: str) -> str:

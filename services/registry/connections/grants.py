@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from grpc.aio import Channel
@@ -18,6 +18,7 @@ from tieline.common.v1.credential_pb2 import CredentialKind
 from tieline.credentials.v1 import credentials_pb2, credentials_pb2_grpc
 from tieline.credentials.v1.credentials_pb2 import PURPOSE_CALL, PURPOSE_WEBHOOK_VERIFY, Purpose
 from tieline.plugin.v1.manifest_pb2 import CredentialChoice, CredentialSlot, Manifest
+from tieline.registry.v1 import connections_pb2 as pb
 from tieline.registry.v1.connections_pb2 import SlotBinding
 
 _NAMESPACE = uuid.UUID("0b1c6f2e-6f3a-4f5c-9a55-2f4d3c1e7a90")
@@ -36,6 +37,14 @@ class Wish:
     purpose: Purpose.ValueType
 
     @property
+    def key(self) -> tuple[object, ...]:
+        """What a grant for it depends on: where two agree, one grant does for both."""
+        accounts = tuple(_account(self, choice) for choice in self.slot.choices)
+        slot = self.slot.SerializeToString(deterministic=True)
+        one = self.binding
+        return one.slot, one.entry, one.credential, self.purpose, slot, accounts
+
+    @property
     def request_id(self) -> str:
         """The same for the same wish, so that repeating a creation repeats no grant."""
         parts = [self.connection, self.binding.slot, self.binding.entry, self.binding.credential]
@@ -47,6 +56,9 @@ class Wish:
 class Grants(Protocol):
     async def give(self, wish: Wish) -> None:
         """Make the grant with the right of whoever asked us; raises the problem that the vault raised."""
+
+    async def end(self, connection: str, kept: Iterable[SlotBinding] = (), *, settled: float = 0.0) -> None:
+        """With our own right: the grants of a connection end, but for these and for what is newer than so many seconds."""
 
 
 class VaultGrants:
@@ -78,6 +90,13 @@ class VaultGrants:
             if problem.code is not Code.ALREADY_EXISTS:
                 raise
 
+    async def end(self, connection: str, kept: Iterable[SlotBinding] = (), *, settled: float = 0.0) -> None:
+        request = credentials_pb2.EndGrantsRequest(connection=connection)
+        for one in kept:
+            request.kept.add(slot=one.slot, entry=one.entry, credential=one.credential)
+        request.settled.FromMilliseconds(round(settled * 1000))
+        await self._stub.EndGrants(request)
+
     async def _choice(self, wish: Wish) -> CredentialChoice:
         """What the slot says of the credential's kind; the vault is asked only where there is a choice."""
         choices = wish.slot.choices
@@ -107,6 +126,12 @@ def wishes(connection: Connection, manifest: Manifest) -> Iterator[Wish]:
                 slot=slot,
                 purpose=purpose,
             )
+
+
+def new_wishes(connection: Connection, manifest: Manifest, before: pb.Connection) -> Iterator[Wish]:
+    """Those that were not granted for what was wanted before: who changes a title need not be able to grant."""
+    granted = {wish.key for wish in wishes(replace(connection, wanted=before), manifest)}
+    return (wish for wish in wishes(connection, manifest) if wish.key not in granted)
 
 
 def _purposes(slot: CredentialSlot) -> Iterator[Purpose.ValueType]:

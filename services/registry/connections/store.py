@@ -1,37 +1,47 @@
-"""All queries of the registry. Transactions are begun and ended by whoever calls."""
+"""Queries about connections and their revisions. Transactions are begun and ended by whoever calls.
+
+What works on connections in the background has its queries in `claims.py`.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.registry.connections.connection import Application, Connection, State
+from services.registry.connections.connection import Application, Connection, Revision, State
 from tieline.common.v1.failure_pb2 import Failure
 from tieline.registry.v1 import connections_pb2 as pb
 
 _READ = """
     select c.tenant, c.id, c.instance, c.revision, c.applied_revision, c.state, c.state_time, c.failure, c.application,
            c.application_failure, c.resolved_version, c.create_time, c.update_time, r.wanted, r.settings_version,
+           c.edition, c.attempts, c.proven_accounts,
            (select coalesce(json_object_agg(e.webhook, e.endpoint), '{{}}'::json)::text from endpoints e
             where e.tenant = c.tenant and e.connection = c.id) as endpoints
     from connections c
     join connection_revisions r on r.tenant = c.tenant and r.connection = c.id and r.revision = {revision}
 """
-_NEWEST = _READ.format(revision="c.revision")
+NEWEST = _READ.format(revision="c.revision")
 # What serves is the applied revision; where none does yet, the newest is what will.
-_SERVING = _READ.format(revision="coalesce(nullif(c.applied_revision, 0), c.revision)")
+SERVING = _READ.format(revision="coalesce(nullif(c.applied_revision, 0), c.revision)")
+_ETAG = "left(instance, 8) || '.' || edition"
 
-_GET = text(f"{_NEWEST} where c.tenant = :tenant and c.id = :id")
-_BY_REQUEST = text(f"{_NEWEST} where c.tenant = :tenant and c.request_id = :request_id")
-_LIST = text(f"""{_NEWEST} where c.tenant = :tenant and c.id > :after
+_GET = text(f"{NEWEST} where c.tenant = :tenant and c.id = :id")
+_GET_SERVING = text(f"{SERVING} where c.tenant = :tenant and c.id = :id")
+_BY_REQUEST = text(f"{NEWEST} where c.tenant = :tenant and c.request_id = :request_id")
+_LIST = text(f"""{NEWEST} where c.tenant = :tenant and c.id > :after
     and (cast(:plugin as text) = '' or c.plugin = :plugin) order by c.id limit :limit""")
-_ALL = text(f"{_SERVING} order by c.tenant, c.id")
-_PENDING = text(f"{_NEWEST} where c.application = 'pending' order by c.create_time limit :limit")
+_ALL = text(f"{SERVING} order by c.tenant, c.id")
+_REVISIONS = text("""
+    select revision, wanted, settings_version, author, create_time, application, rollback_of, migrated_from
+    from connection_revisions
+    where tenant = :tenant and connection = :id and revision < :before order by revision desc limit :limit
+""")
 
 _INSERT = text("""
     insert into connections (tenant, id, instance, plugin, revision, state, state_time, application, request_id,
@@ -40,24 +50,48 @@ _INSERT = text("""
     on conflict do nothing returning id
 """)
 _INSERT_REVISION = text("""
-    insert into connection_revisions (tenant, connection, revision, wanted, settings_version, author, create_time)
-    values (:tenant, :id, :revision, :wanted, :settings_version, :author, :now)
+    insert into connection_revisions (tenant, connection, revision, wanted, settings_version, author, create_time,
+                                      application, rollback_of, migrated_from)
+    values (:tenant, :id, :revision, :wanted, :settings_version, :author, :now, :application, :rollback_of,
+            :migrated_from)
 """)
 _INSERT_ENDPOINT = text("""
     insert into endpoints (tenant, connection, webhook, endpoint) values (:tenant, :id, :webhook, :endpoint)
+    on conflict do nothing
 """)
-_APPLIED = text("""
-    update connections set applied_revision = :revision, application = 'applied', application_failure = null,
-        resolved_version = :version, update_time = :now,
-        state_time = case when state = 'pending' then :now else state_time end,
-        state = case when state = 'pending' then 'active' else state end
-    where tenant = :tenant and id = :id and revision = :revision and application <> 'applied'
+# Of several who read the same, one finds it as it was: the others wait for this row, and then find another etag.
+_CHANGE = text(f"""
+    update connections set revision = :revision, edition = edition + 1, application = 'pending',
+        application_failure = null, attempts = 0, next_try = now(), claim_owner = null, claim_until = null,
+        tidy_after = now() + interval '2 minutes', update_time = :now
+    where tenant = :tenant and id = :id and {_ETAG} = :etag and state <> 'deleting'
+""")  # noqa: S608 - constants of ours
+_SUPERSEDED = text("""
+    update connection_revisions set application = 'failed'
+    where tenant = :tenant and connection = :id and revision <= :until and application in ('pending', 'applying')
 """)
-_NOT_APPLIED = text("""
-    update connections set application = :application, application_failure = :failure, update_time = :now
-    where tenant = :tenant and id = :id and revision = :revision and application = 'pending'
-      and (application_failure, application) is distinct from (:failure, :application)
+_PAUSED = text("""
+    update connections set state = 'paused', state_time = :now, failure = :failure, edition = edition + 1,
+        update_time = :now, claim_owner = null, claim_until = null,
+        application = case when application = 'applying' then 'pending' else application end
+    where tenant = :tenant and id = :id and state not in ('paused', 'deleting')
 """)
+# What could not be applied is tried again: somebody says that something has changed.
+_AWAKE = text("""
+    update connections set failure = null, edition = edition + 1, update_time = :now, attempts = 0, next_try = now(),
+        state_time = case when state in ('paused', 'suspended') then :now else state_time end,
+        state = case when state not in ('paused', 'suspended') then state
+                     when applied_revision > 0 then 'active' else 'pending' end,
+        application = case when application = 'failed' then 'pending' else application end,
+        application_failure = case when application = 'failed' then null else application_failure end
+    where tenant = :tenant and id = :id and (state in ('paused', 'suspended') or application = 'failed')
+      and state <> 'deleting'
+""")
+_DELETING = text(f"""
+    update connections set state = 'deleting', state_time = :now, failure = null, edition = edition + 1,
+        update_time = :now, claim_owner = null, claim_until = null, attempts = 0, next_try = now()
+    where tenant = :tenant and id = :id and state <> 'deleting' and (cast(:etag as text) = '' or {_ETAG} = :etag)
+""")  # noqa: S608 - constants of ours
 # What was suspended goes back to where it was: to work, or to wait for its first revision.
 _SUSPENDED = text("""
     update connections set state = 'suspended', state_time = :now, failure = :failure, update_time = :now
@@ -68,12 +102,24 @@ _RESUMED = text("""
         state_time = :now, failure = null, update_time = :now
     where tenant = :tenant and id = :id and state = 'suspended'
 """)
+_REQUESTED = text("""
+    insert into connection_requests (tenant, request_id, digest, connection, create_time)
+    values (:tenant, :request_id, :digest, :id, :now) on conflict do nothing
+""")
+_ANSWERED = text("""
+    select digest from connection_requests where tenant = :tenant and request_id = :request_id
+""")
 _CHANGED = text("update picture set generation = generation + 1 returning generation")
 _GENERATION = text("select generation from picture")
 
 
 async def get(work: AsyncConnection, tenant: str, id_: str) -> Connection | None:
     return _one(await work.execute(_GET, {"tenant": tenant, "id": id_}))
+
+
+async def serving(work: AsyncConnection, tenant: str, id_: str) -> Connection | None:
+    """At the revision that serves."""
+    return _one(await work.execute(_GET_SERVING, {"tenant": tenant, "id": id_}))
 
 
 async def by_request(work: AsyncConnection, tenant: str, request_id: str) -> Connection | None:
@@ -84,81 +130,129 @@ async def listed(
     work: AsyncConnection, tenant: str, *, after: str, plugin: str, limit: int
 ) -> list[Connection]:
     scope = {"tenant": tenant, "after": after, "plugin": plugin, "limit": limit}
-    return _many(await work.execute(_LIST, scope))
+    return many(await work.execute(_LIST, scope))
 
 
 async def everything(work: AsyncConnection) -> list[Connection]:
     """With the worker's role: every connection of every tenant, at the revision that serves."""
-    return _many(await work.execute(_ALL))
+    return many(await work.execute(_ALL))
 
 
-async def pending(work: AsyncConnection, limit: int) -> list[Connection]:
-    """With the worker's role: what waits to be applied, oldest first."""
-    return _many(await work.execute(_PENDING, {"limit": limit}))
+async def revisions(
+    work: AsyncConnection, tenant: str, id_: str, *, before: int, limit: int
+) -> list[Revision]:
+    """Newest first, from the one before that number on."""
+    scope = {"tenant": tenant, "id": id_, "before": before, "limit": limit}
+    rows: Any = (await work.execute(_REVISIONS, scope)).mappings().all()
+    return [_revision(row) for row in rows]
+
+
+async def revision(work: AsyncConnection, tenant: str, id_: str, number: int) -> Revision | None:
+    found = await revisions(work, tenant, id_, before=number + 1, limit=1)
+    return found[0] if found and found[0].number == number else None
 
 
 async def insert(work: AsyncConnection, connection: Connection, *, request_id: str, author: str) -> bool:
     """False if that name, or that request, is there already."""
-    row: dict[str, Any] = {
-        "tenant": connection.tenant,
-        "id": connection.id,
-        "revision": connection.revision,
-        "now": connection.create_time,
-    }
     fields = {
         "instance": connection.instance,
         "plugin": connection.plugin,
+        "revision": connection.revision,
         "state": connection.state.value,
         "application": connection.application.value,
         "request_id": request_id or None,
+        "now": connection.create_time,
     }
-    if (await work.execute(_INSERT, row | fields)).one_or_none() is None:
+    if (await work.execute(_INSERT, _row(connection) | fields)).one_or_none() is None:
         return False
-    wanted = connection.wanted.SerializeToString(deterministic=True)
-    revision = {"wanted": wanted, "settings_version": connection.settings_version, "author": author}
-    await work.execute(_INSERT_REVISION, row | revision)
-    own = {"tenant": connection.tenant, "id": connection.id}
-    for webhook, endpoint in connection.endpoints.items():
-        await work.execute(_INSERT_ENDPOINT, own | {"webhook": webhook, "endpoint": endpoint})
+    first = Revision(
+        number=connection.revision,
+        wanted=connection.wanted,
+        settings_version=connection.settings_version,
+        author=author,
+        create_time=connection.create_time,
+    )
+    await add_revision(work, connection, first)
+    await add_endpoints(work, connection)
     await changed(work)
     return True
 
 
-async def applied(work: AsyncConnection, connection: Connection, version: str, now: datetime) -> None:
-    """Its newest revision serves from now on."""
-    row = {"tenant": connection.tenant, "id": connection.id, "revision": connection.revision}
-    result = await work.execute(_APPLIED, row | {"version": version, "now": now})
-    if result.rowcount:
-        await changed(work)
+async def change(
+    work: AsyncConnection, connection: Connection, new: Sequence[Revision], etag: str, now: datetime
+) -> bool:
+    """These revisions follow, the last of them is wanted; false if it is not as the etag has it any more."""
+    last = new[-1]
+    row = _row(connection) | {"revision": last.number, "etag": etag, "now": now}
+    if not (await work.execute(_CHANGE, row)).rowcount:
+        return False
+    for one in new:
+        await add_revision(work, connection, one)
+    await work.execute(_SUPERSEDED, _row(connection) | {"until": last.number - 1})
+    await add_endpoints(work, connection)
+    await changed(work)
+    return True
 
 
-async def not_applied(
-    work: AsyncConnection,
-    connection: Connection,
-    application: Application,
-    failure: Failure,
-    now: datetime,
-) -> None:
-    """Why its newest revision does not serve; PENDING says that it is tried again."""
-    row = {"tenant": connection.tenant, "id": connection.id, "revision": connection.revision}
-    told = {"application": application.value, "failure": failure.SerializeToString(deterministic=True)}
-    await work.execute(_NOT_APPLIED, row | told | {"now": now})
+async def add_revision(work: AsyncConnection, connection: Connection, new: Revision) -> None:
+    row = {
+        "revision": new.number,
+        "wanted": new.wanted.SerializeToString(deterministic=True),
+        "settings_version": new.settings_version,
+        "author": new.author,
+        "now": new.create_time,
+        "application": new.application.value,
+        "rollback_of": new.rollback_of,
+        "migrated_from": new.migrated_from,
+    }
+    await work.execute(_INSERT_REVISION, _row(connection) | row)
 
 
-async def suspended(work: AsyncConnection, connection: Connection, failure: Failure, now: datetime) -> None:
-    """The platform pauses it, for that reason."""
-    row = {"tenant": connection.tenant, "id": connection.id, "now": now}
-    result = await work.execute(_SUSPENDED, row | {"failure": failure.SerializeToString(deterministic=True)})
-    if result.rowcount:
-        await changed(work)
+async def add_endpoints(work: AsyncConnection, connection: Connection) -> None:
+    """Those that are there keep their URL."""
+    for webhook, endpoint in connection.endpoints.items():
+        await work.execute(_INSERT_ENDPOINT, _row(connection) | {"webhook": webhook, "endpoint": endpoint})
 
 
-async def resumed(work: AsyncConnection, connection: Connection, now: datetime) -> None:
-    """What the platform paused it for is over."""
-    row = {"tenant": connection.tenant, "id": connection.id, "now": now}
-    result = await work.execute(_RESUMED, row)
-    if result.rowcount:
-        await changed(work)
+async def paused(work: AsyncConnection, connection: Connection, why: Failure, now: datetime) -> None:
+    """A person pauses it."""
+    await _turn(work, _PAUSED, connection, now, failure=why.SerializeToString(deterministic=True))
+
+
+async def awake(work: AsyncConnection, connection: Connection, now: datetime) -> None:
+    """A person wants it to work again."""
+    await _turn(work, _AWAKE, connection, now)
+
+
+async def deleting(work: AsyncConnection, connection: Connection, etag: str, now: datetime) -> bool:
+    """It is being ended from now on; false if it is not as the etag has it any more."""
+    return await _turn(work, _DELETING, connection, now, etag=etag)
+
+
+async def suspended(work: AsyncConnection, connection: Connection, failure: Failure, now: datetime) -> bool:
+    """The platform pauses it, for that reason; false if it did not work anyway."""
+    return await _turn(
+        work, _SUSPENDED, connection, now, failure=failure.SerializeToString(deterministic=True)
+    )
+
+
+async def resumed(work: AsyncConnection, connection: Connection, now: datetime) -> bool:
+    """What the platform paused it for is over; false if somebody has seen to that."""
+    return await _turn(work, _RESUMED, connection, now)
+
+
+async def requested(
+    work: AsyncConnection, connection: Connection, request_id: str, digest: bytes, now: datetime
+) -> bool:
+    """Remember a request with what it changes; false if it was made before. One that comes meanwhile waits."""
+    row = _row(connection) | {"request_id": request_id, "digest": digest, "now": now}
+    return bool((await work.execute(_REQUESTED, row)).rowcount)
+
+
+async def answered(work: AsyncConnection, tenant: str, request_id: str) -> bytes | None:
+    """What the request of that id was about; None if there was none."""
+    row = (await work.execute(_ANSWERED, {"tenant": tenant, "request_id": request_id})).one_or_none()
+    return None if row is None else bytes(row.digest)
 
 
 async def changed(work: AsyncConnection) -> None:
@@ -171,14 +265,27 @@ async def generation(work: AsyncConnection) -> int:
     return number
 
 
-def _one(result: Any) -> Connection | None:
-    row = result.mappings().one_or_none()
-    return None if row is None else _read(row)
-
-
-def _many(result: Any) -> list[Connection]:
-    rows: Sequence[Mapping[str, Any]] = result.mappings().all()
+def many(result: Any) -> list[Connection]:
+    rows: Iterable[Mapping[str, Any]] = result.mappings().all()
     return [_read(row) for row in rows]
+
+
+async def _turn(
+    work: AsyncConnection, statement: Any, connection: Connection, now: datetime, **more: Any
+) -> bool:
+    result = await work.execute(statement, _row(connection) | {"now": now} | more)
+    if result.rowcount:
+        await changed(work)
+    return bool(result.rowcount)
+
+
+def _row(connection: Connection) -> dict[str, Any]:
+    return {"tenant": connection.tenant, "id": connection.id}
+
+
+def _one(result: Any) -> Connection | None:
+    found = many(result)
+    return found[0] if found else None
 
 
 def _read(row: Mapping[str, Any]) -> Connection:
@@ -200,4 +307,20 @@ def _read(row: Mapping[str, Any]) -> Connection:
         endpoints=json.loads(row["endpoints"]),
         create_time=row["create_time"],
         update_time=row["update_time"],
+        edition=row["edition"],
+        attempts=row["attempts"],
+        proven_accounts=tuple(row["proven_accounts"]),
+    )
+
+
+def _revision(row: Mapping[str, Any]) -> Revision:
+    return Revision(
+        number=row["revision"],
+        wanted=pb.Connection.FromString(row["wanted"]),
+        settings_version=row["settings_version"],
+        author=row["author"],
+        create_time=row["create_time"],
+        application=Application(row["application"]),
+        rollback_of=row["rollback_of"],
+        migrated_from=row["migrated_from"],
     )

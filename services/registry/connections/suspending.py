@@ -38,6 +38,9 @@ LOOK_SECONDS = 1.0
 SETTLED = timedelta(seconds=10)
 """A grant is older than its connection; after this long the vault's picture must know it."""
 
+BROKEN = "CREDENTIAL_BROKEN"
+"""The reason that marks a suspension as ours."""
+
 _BROKEN: Mapping[Credential.State.ValueType, str] = {
     Credential.STATE_EXPIRED: "has expired",
     Credential.STATE_REFUSED: "is refused by its provider",
@@ -93,6 +96,8 @@ class Suspender:
         for connection in connections.values():
             settled = connection.update_time < now - SETTLED
             failure = reason(connection, states, settled=settled)
+            if connection.state is State.SUSPENDED and not _ours(connection):
+                continue  # for a permission, which its provider knows of
             if (failure is None) is (connection.state is not State.SUSPENDED):
                 continue
             async with self._worker.across_tenants() as work:
@@ -102,6 +107,10 @@ class Suspender:
                     await store.suspended(work, connection, failure, now)
             log.info("a connection is judged anew", connection=connection.name, suspended=failure is not None)
             self._picture.notice()
+
+
+def _ours(connection: Connection) -> bool:
+    return connection.failure is not None and connection.failure.reason == BROKEN
 
 
 def reason(connection: Connection, states: States, *, settled: bool) -> Failure | None:
@@ -118,6 +127,6 @@ def reason(connection: Connection, states: States, *, settled: bool) -> Failure 
 
 
 def _failure(slot: str, message: str) -> Failure:
-    failure = Failure(kind=FAILURE_KIND_AUTH_FAILED, reason="CREDENTIAL_BROKEN", message=message[:1024])
+    failure = Failure(kind=FAILURE_KIND_AUTH_FAILED, reason=BROKEN, message=message[:1024])
     failure.credential_version.slot = slot
     return failure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jsonschema_rs
@@ -20,6 +20,21 @@ DEPTH = 64
 FAULTS_TOLD = 5
 # Part of the contract, and of no effect yet: taking them would be a promise.
 _NOT_YET = ("app", "account_keys", "rate_limit")
+# What a caller may write, and no more: a new field of the contract is of no effect until it stands here.
+SETTABLE = (
+    "title",
+    "plugin",
+    "version_range",
+    "settings",
+    "credentials",
+    "webhooks",
+    "isolation",
+    "labels",
+    "streams",
+    "resync_policy",
+)
+_FIXED = ("plugin",)
+"""Chosen once, when the connection is made."""
 
 
 def settable(given: Connection) -> Connection:
@@ -28,27 +43,71 @@ def settable(given: Connection) -> Connection:
     for name in _NOT_YET:
         if name in filled:
             raise _bad(f"connection.{name}", "this version does not serve it yet")
-    return Connection(
-        title=given.title,
-        plugin=given.plugin,
-        version_range=_range(given.version_range),
-        isolation=given.isolation,
-        settings=_canonical(given.settings),
-        credentials=given.credentials,
-        webhooks=given.webhooks,
-        labels=given.labels,
-        streams=given.streams,
-        resync_policy=given.resync_policy,
-    )
+    wanted = Connection()
+    _copy(given, wanted, SETTABLE)
+    wanted.version_range = _range(given.version_range)
+    wanted.settings = canonical(given.settings)
+    return wanted
+
+
+def merged(present: Connection, given: Connection, mask: Sequence[str]) -> Connection:
+    """What is wanted now, with the fields that the mask names as they are given."""
+    if not mask:
+        raise _bad("update_mask", "it is empty: name the fields to change")
+    for name in mask:
+        _demand_changeable(name)
+    wanted = Connection()
+    wanted.CopyFrom(present)
+    _copy(given, wanted, mask)
+    return settable(wanted)
+
+
+def changed_fields(before: Connection, after: Connection) -> list[str]:
+    """Names of what differs."""
+    return [name for name in SETTABLE if _only(before, name) != _only(after, name)]
+
+
+def settings_faults(settings: bytes, manifest: Manifest) -> list[str]:
+    """What the plugin's schema says against them, each with its place."""
+    return list(_faults(settings, manifest.settings_schema))[:FAULTS_TOLD]
+
+
+def _copy(source: Connection, target: Connection, names: Iterable[str]) -> None:
+    for name in names:
+        target.ClearField(name)  # type: ignore[arg-type]  # SETTABLE are its fields
+    part = Connection()
+    part.CopyFrom(source)
+    for field, _ in source.ListFields():
+        if field.name not in names:
+            part.ClearField(field.name)  # type: ignore[arg-type]  # one of its fields
+    target.MergeFrom(part)
+
+
+def _only(connection: Connection, name: str) -> Connection:
+    part = Connection()
+    _copy(connection, part, (name,))
+    return part
+
+
+def _demand_changeable(name: str) -> None:
+    if name in _NOT_YET:
+        raise _bad("update_mask", f"{name!r}: this version does not serve it yet")
+    if name in _FIXED:
+        raise _bad("update_mask", f"{name!r} never changes: make another connection")
+    if name not in SETTABLE:
+        there = name in Connection.DESCRIPTOR.fields_by_name
+        why = "only the platform says it" if there else "there is no such field"
+        changeable = ", ".join(one for one in SETTABLE if one not in _FIXED)
+        raise _bad("update_mask", f"{name[:100]!r}: {why}; what may change is {changeable}")
 
 
 def check(wanted: Connection, manifest: Manifest, tenant: str) -> None:
     """Raise the problem that names what cannot be; return if all of it fits."""
     if len(wanted.labels) > 32:
         raise _bad("connection.labels", "there are more than 32")
-    faults = list(_faults(wanted.settings, manifest.settings_schema))
+    faults = settings_faults(wanted.settings, manifest)
     if faults:
-        raise _bad("connection.settings", "; ".join(faults[:FAULTS_TOLD]))
+        raise _bad("connection.settings", "; ".join(faults))
     known = {webhook.name for webhook in manifest.webhooks}
     for index, name in enumerate(wanted.webhooks):
         if name not in known:
@@ -83,7 +142,7 @@ def _range(text: str) -> str:
         raise _bad("connection.version_range", str(error)) from None
 
 
-def _canonical(settings: bytes) -> bytes:
+def canonical(settings: bytes) -> bytes:
     if len(settings) > SETTINGS_BYTES:
         raise _bad("connection.settings", f"they are larger than {SETTINGS_BYTES} bytes")
     try:

@@ -17,6 +17,7 @@ import structlog
 from foundation.clock import Clock, SystemClock
 from foundation.clock.tasks import end
 from foundation.errors import Problem
+from foundation.process.cgroups import Cgroups
 from foundation.process.restart import RestartPolicy
 from foundation.process.supervised import State
 from foundation.store.errors import StoreError
@@ -83,11 +84,12 @@ class Host:
         sandbox: Sandbox | None = None,
         roster: Roster | None = None,
         patience: Patience | None = None,
+        cgroups: Cgroups | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.catalogue = catalogue
         self._ledger, self._room, self._policy = ledger, room, policy
-        self._sandbox, self._patience = sandbox, patience
+        self._sandbox, self._patience, self._cgroups = sandbox, patience, cgroups
         self._roster = roster or Roster()
         self._clock = clock or SystemClock()
         self._slots: dict[Slot, PluginProcess] = {}
@@ -144,6 +146,13 @@ class Host:
         if published is None or not published.startable:
             return None
         return self.beside(published, call.cell)
+
+    def peek(self, call: Routed) -> PluginProcess | None:
+        """The process for it, if there is one: nothing is started."""
+        published = self._published(call.plugin, call.version_range)
+        return (
+            None if published is None else self._slots.get(Slot(published.name, published.version, call.cell))
+        )
 
     def manifest(self, plugin: str, version_range: str = "") -> Manifest | None:
         published = self._published(plugin, version_range)
@@ -332,6 +341,7 @@ class Host:
             policy=self._policy,
             sandbox=self._sandbox,
             patience=self._patience,
+            cgroups=self._cgroups,
             clock=self._clock,
         )
         process.start()

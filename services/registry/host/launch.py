@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc.aio
 
+from foundation.process.cgroups import Group
 from foundation.process.command import Command, Limits, clean_env
 from foundation.process.supervised import Report
 from services.registry.catalogue.catalogue import Published
@@ -40,6 +41,8 @@ class Launch:
     """What it holds, by instance."""
     secrets: Secrets = field(default_factory=Secrets, repr=False)
     """Values that it was given: they are covered in whatever it says."""
+    memory: Group | None = None
+    """What bounds its memory, and its children's, where the kernel does."""
     crash: Report | None = None
     """How this life ended, once it has."""
 
@@ -82,7 +85,12 @@ def command_for(published: Published, launch: Launch, scratch: Path | None) -> C
         env=clean_env(*process.pass_env, **own),
         cwd=environment.folder,
         grace=GRACE_SECONDS,
-        limits=Limits(data=memory_limit(published), files=limits.open_files or OPEN_FILES, nice=NICE),
+        limits=Limits(
+            data=memory_limit(published) if launch.memory is None else None,
+            files=limits.open_files or OPEN_FILES,
+            nice=NICE,
+        ),
+        cgroup=None if launch.memory is None else launch.memory.path,
         stdin_pipe=True,
     )
 

@@ -15,3 +15,5 @@ class Prepared:
     """Versions, by slot and entry."""
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Whoever gives or takes something: one after the other, so that the last word is the last that arrives."""
+    connection: str = ""
+    """Whose it is."""

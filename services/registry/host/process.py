@@ -19,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from foundation.clock import Clock, SystemClock
 from foundation.clock.tasks import end
+from foundation.process.cgroups import Cgroups, Group
 from foundation.process.child import Child
 from foundation.process.errors import HopelessError, ProcessError
 from foundation.process.output import Line
@@ -38,7 +39,7 @@ from services.registry.host.removing import remove
 from services.registry.host.sandbox import Sandbox
 from services.registry.host.secrets import Secrets
 from services.registry.host.socket_room import SocketRoom
-from services.registry.host.watchdog import Patience, Watchdog
+from services.registry.host.watchdog import MIB, Patience, Watchdog
 from tieline.plugin.v1 import plugin_pb2, plugin_pb2_grpc
 
 log = structlog.get_logger(__name__)
@@ -77,6 +78,7 @@ class PluginProcess:
         policy: RestartPolicy | None = None,
         sandbox: Sandbox | None = None,
         patience: Patience | None = None,
+        cgroups: Cgroups | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.published = published
@@ -91,6 +93,7 @@ class PluginProcess:
         self._room = room
         self._sandbox = sandbox or Sandbox()
         self._patience = patience or Patience()
+        self._cgroups = cgroups
         self._clock = clock or SystemClock()
         self.since = self._clock.now()
         self._capacity = Capacity(self.manifest.limits.calls_in_flight or CALLS_IN_FLIGHT)
@@ -301,10 +304,19 @@ class PluginProcess:
         )
         stub: plugin_pb2_grpc.PluginServiceAsyncStub = plugin_pb2_grpc.PluginServiceStub(channel)
         enclosure = self._sandbox.enclose(self.manifest, self.cell)
-        self._launch = Launch(socket, nonce, channel, stub, enclosure)
+        self._launch = Launch(socket, nonce, channel, stub, enclosure, memory=self._memory())
         if self.manifest.HasField("scratch"):
             self._scratch = self._room.scratch(socket)
         return await enclosure.spawn(command_for(self.published, self._launch, self._scratch), self._heard)
+
+    def _memory(self) -> Group | None:
+        if self._cgroups is None:
+            return None
+        try:
+            return self._cgroups.make(memory_limit(self.published))
+        except OSError as error:
+            log.warning("a plugin's memory is bounded by limits only", plugin=self.name, why=str(error))
+            return None
 
     async def _look(self) -> bool:
         """Serving, started by us, and the plugin that the manifest describes."""
@@ -367,6 +379,11 @@ class PluginProcess:
         if "was not ready" in report.sentence and self.trouble:
             report = replace(report, sentence=f"{report.sentence}: {self.trouble}")
         launch = self._launch
+        if launch is not None and launch.memory is not None and launch.memory.ran_out:
+            limit = memory_limit(self.published) // MIB
+            report = replace(
+                report, sentence=f"{report.sentence}: out of memory, of which {limit} MiB is its limit"
+            )
         hidden = launch.secrets if launch is not None else Secrets()
         report = replace(report, sentence=redacted(report.sentence, hidden))
         self.trouble = report.sentence
@@ -375,6 +392,8 @@ class PluginProcess:
             launch.crash = report
             # Whatever it had started and hidden from its process group.
             end_orphans(launch.socket.parent, launch.enclosure.network)
+            if launch.memory is not None:
+                launch.memory.close()
         self._clear()
         log.warning("a plugin ended", plugin=self.name, state=state.value, why=report.sentence)
 
@@ -414,6 +433,8 @@ class PluginProcess:
             self._watching.cancel()
         if launch is not None:
             end_orphans(launch.socket.parent, launch.enclosure.network)
+            if launch.memory is not None:
+                launch.memory.close()
             self._room.forget(launch.socket)
             launch.enclosure.close()
             self._close(launch.channel.close(grace=CHANNEL_GRACE_SECONDS))

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 
-from foundation.clock import Clock
-from foundation.rpc import Connection
 from foundation.store.unit_of_work import Store
-from foundation.telemetry import Metrics
-from services.registry.broker.broker import Broker
-from services.registry.connections.picture import Picture
-from services.registry.host.host import Host
+from services.registry.connections.connection import Connection
+from services.registry.connections.ending import Removal
+from services.registry.ground import Ground
 from services.registry.polling.checkpoints import Checkpoints
 from services.registry.polling.inbox import MapperInbox
 from services.registry.polling.poller import Poller
-from services.registry.recording import Recorder
 from services.registry.schedules import store
 from services.registry.schedules.book import ScheduleBook
 from services.registry.schedules.errands import Errands
@@ -26,25 +21,16 @@ from services.registry.schedules.scheduler import Pace, Scheduler
 from services.registry.schedules.servicer import ScheduleServicer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ground:
-    """What polling stands on."""
-
-    replica: str
-    own: Store
-    worker: Store
-    mapper: Connection
-    host: Host
-    broker: Broker
-    picture: Picture
-    recorder: Recorder
-    clock: Clock
-    metrics: Metrics
-
-
 @asynccontextmanager
-async def schedules(ground: Ground, pace: Pace | None = None) -> AsyncIterator[ScheduleServicer]:
+async def schedules(
+    ground: Ground, removals: list[Removal], pace: Pace | None = None
+) -> AsyncIterator[ScheduleServicer]:
     """Poll inside the block."""
+
+    async def forget(connection: Connection) -> None:
+        await remove_schedules(ground.worker, connection.tenant, connection.id)
+
+    removals.append(forget)
     checkpoints = Checkpoints(ground.worker, ground.clock, ground.replica)
     poller = Poller(ground.broker.fetching, MapperInbox(ground.mapper, ground.clock), checkpoints)
     errands = Errands(poller, ground.broker.fetching, ground.worker, ground.picture, ground.host)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
+from google.protobuf.empty_pb2 import Empty
 from joserfc.jwk import OKPKey
 from opentelemetry import trace
 
@@ -33,9 +36,18 @@ from foundation.telemetry import Metrics
 from services.registry.main import serve
 from services.registry.settings import RegistrySettings
 from tieline.common.v1.credential_pb2 import CredentialKind
-from tieline.credentials.v1 import audit_pb2_grpc, credentials_pb2_grpc, tokens_pb2, tokens_pb2_grpc
+from tieline.common.v1.failure_pb2 import FAILURE_KIND_PERMISSION_DENIED, Failure
+from tieline.credentials.v1 import (
+    audit_pb2_grpc,
+    credentials_pb2_grpc,
+    leases_pb2,
+    leases_pb2_grpc,
+    tokens_pb2,
+    tokens_pb2_grpc,
+)
 from tieline.credentials.v1 import credentials_pb2 as vault_pb
 from tieline.credentials.v1.audit_pb2 import AuditRecord, RecordAuditRequest, RecordAuditResponse
+from tieline.mapper.v1 import inbox_pb2, inbox_pb2_grpc
 
 # ruff: noqa: N802  the contract's names
 
@@ -61,8 +73,9 @@ def token_for(principal: Principal) -> str:
 
 
 class Tokens(tokens_pb2_grpc.TokenServiceServicer):
-    async def ExchangeToken(self, _request: Any, _: Any) -> tokens_pb2.ExchangeTokenResponse:
-        answer = tokens_pb2.ExchangeTokenResponse(access_token=token_for(OURSELVES))
+    async def ExchangeToken(self, request: Any, _: Any) -> tokens_pb2.ExchangeTokenResponse:
+        who = OPERATOR if request.api_token == "tl_operator" else OURSELVES
+        answer = tokens_pb2.ExchangeTokenResponse(access_token=token_for(who))
         answer.expire_time.FromDatetime(SystemClock().now() + timedelta(minutes=5))
         return answer
 
@@ -78,6 +91,10 @@ class Vault(credentials_pb2_grpc.CredentialServiceServicer):
     credentials: set[str] = field(default_factory=lambda: {"tenants/acme/credentials/hook"})
     kinds: dict[str, CredentialKind.ValueType] = field(default_factory=dict)
     granted: dict[str, tuple[str, vault_pb.Grant]] = field(default_factory=dict)
+
+    tokens: dict[str, bytes] = field(default_factory=dict)
+    """What is lent of a credential."""
+    away: bool = False
 
     told: vault_pb.WatchCredentialStatesResponse | None = None
     turned: asyncio.Event = field(default_factory=asyncio.Event)
@@ -108,8 +125,58 @@ class Vault(credentials_pb2_grpc.CredentialServiceServicer):
     async def CreateGrant(self, request: vault_pb.CreateGrantRequest, _: Any) -> vault_pb.Grant:
         if request.parent not in self.credentials:
             raise Problem(Code.NOT_FOUND, what=f"credential {request.parent}")
+        request.grant.name = f"{request.parent}/grants/{request.request_id}"
         self.granted[request.request_id] = (caller().name, request.grant)
         return request.grant
+
+    async def EndGrants(self, request: vault_pb.EndGrantsRequest, _: Any) -> Empty:
+        if self.away:
+            raise Problem(Code.DEPENDENCY_UNAVAILABLE, dependency="postgres", why="it is away")
+        assert caller().name == OURSELVES.name
+        kept = {(one.slot, one.entry, one.credential) for one in request.kept}
+        for id_, (_who, grant) in list(self.granted.items()):
+            of = (grant.slot, grant.entry, credential_of(grant))
+            if grant.connection == request.connection and of not in kept:
+                del self.granted[id_]
+        return Empty()
+
+
+def credential_of(grant: vault_pb.Grant) -> str:
+    return grant.name.partition("/grants/")[0]
+
+
+@dataclass
+class Leases(leases_pb2_grpc.LeaseServiceServicer):
+    """Lends what is granted: a token for each credential, which is its name unless the test says otherwise."""
+
+    vault: Vault
+
+    async def AcquireLeases(self, request: Any, _: Any) -> leases_pb2.AcquireLeasesResponse:
+        answer = leases_pb2.AcquireLeasesResponse()
+        for one in request.requests:
+            outcome = answer.outcomes.add()
+            found = [
+                credential_of(grant)
+                for _who, grant in self.vault.granted.values()
+                if (grant.connection, grant.slot, grant.entry) == (one.subject, one.slot, one.entry)
+                and one.credential in ("", credential_of(grant))
+            ]
+            if not found:
+                outcome.failure.CopyFrom(
+                    Failure(kind=FAILURE_KIND_PERMISSION_DENIED, reason="GRANT_MISSING", message="no grant")
+                )
+                continue
+            secret = outcome.secret
+            secret.kind = self.vault.kinds.get(found[-1], CredentialKind.CREDENTIAL_KIND_BEARER_TOKEN)
+            secret.fields["token"] = self.vault.tokens.get(found[-1], found[-1].encode())
+            secret.lease.name = f"{found[-1]}/leases/{one.subject.rpartition('/')[2]}"
+            secret.lease.version.version = 1
+            secret.lease.expire_time.FromDatetime(SystemClock().now() + timedelta(minutes=10))
+        return answer
+
+    async def WatchLeases(self, _: Any, __: Any) -> AsyncIterator[leases_pb2.WatchLeasesResponse]:
+        await asyncio.Event().wait()
+        yield leases_pb2.WatchLeasesResponse()
 
 
 @dataclass
@@ -137,10 +204,21 @@ class Audit(audit_pb2_grpc.AuditServiceServicer):
 
 
 @dataclass
+class Mapper(inbox_pb2_grpc.InboxServiceServicer):
+    """Says what waits."""
+
+    backlogs: list[inbox_pb2.Backlog] = field(default_factory=list)
+
+    async def ListBacklogs(self, _: inbox_pb2.ListBacklogsRequest, __: Any) -> inbox_pb2.ListBacklogsResponse:
+        return inbox_pb2.ListBacklogsResponse(backlogs=self.backlogs)
+
+
+@dataclass
 class Running:
     settings: RegistrySettings
     vault: Vault
     audit: Audit
+    mapper: Mapper
     admin: DatabaseUrl
     stopping: asyncio.Event
 
@@ -149,6 +227,13 @@ class Running:
             return token_for(principal)
 
         return connect(str(self.settings.listen), token)
+
+    def beside(self) -> Running:
+        """Another replica, on the same database."""
+        with Port() as grpc, Port() as http:
+            own = {"listen": Address.parse(grpc.address), "http": Address.parse(http.address)}
+        settings = msgspec.structs.replace(self.settings, **own)
+        return dataclasses.replace(self, settings=settings, stopping=asyncio.Event())
 
     async def sql(self, statement: str, *values: Any) -> list[asyncpg.Record]:
         connection = await asyncpg.connect(self.admin.reveal())
@@ -187,7 +272,8 @@ async def prepared(engines: Served, where: Path) -> AsyncIterator[Running]:
         await migrate(admin, [REGISTRY])
         vault = Vault()  # type: ignore[abstract]  # it grants, and no more
         audit = Audit()  # type: ignore[abstract]  # it records, and no more
-        address = await stack.enter_async_context(_vault(vault, audit))
+        mapper = Mapper()  # type: ignore[abstract]
+        address = await stack.enter_async_context(_neighbours(vault, audit, mapper))
         token = where / "token"
         token.touch(0o600)
         token.write_text("tl_registry\n")
@@ -196,6 +282,7 @@ async def prepared(engines: Served, where: Path) -> AsyncIterator[Running]:
             listen=Address.parse(grpc.address),
             http=Address.parse(http.address),
             credentials=address,
+            mapper=address,
             database_url=PostgresUrl(admin.login(REGISTRY.service, PASSWORDS[REGISTRY.service]).reveal()),
             worker_database_url=PostgresUrl(
                 admin.login(REGISTRY.worker, PASSWORDS[REGISTRY.worker]).reveal()
@@ -207,7 +294,7 @@ async def prepared(engines: Served, where: Path) -> AsyncIterator[Running]:
             log_level="error",
             drain_seconds=1.0,
         )
-        yield Running(settings, vault, audit, admin, asyncio.Event())
+        yield Running(settings, vault, audit, mapper, admin, asyncio.Event())
 
 
 async def ready(running: Running, task: asyncio.Task[None] | None = None) -> None:
@@ -220,7 +307,7 @@ async def ready(running: Running, task: asyncio.Task[None] | None = None) -> Non
 
 
 @asynccontextmanager
-async def _vault(vault: Vault, audit: Audit) -> AsyncIterator[Address]:
+async def _neighbours(vault: Vault, audit: Audit, mapper: Mapper) -> AsyncIterator[Address]:
     server = RpcServer(
         Address("127.0.0.1", 0),
         authenticator=TokenVerifier(OneKey(), SystemClock()),
@@ -231,6 +318,9 @@ async def _vault(vault: Vault, audit: Audit) -> AsyncIterator[Address]:
     )
     server.add(tokens_pb2_grpc.add_TokenServiceServicer_to_server, Tokens())  # type: ignore[abstract]
     server.add(credentials_pb2_grpc.add_CredentialServiceServicer_to_server, vault)
+    server.add(leases_pb2_grpc.add_LeaseServiceServicer_to_server, Leases(vault))  # type: ignore[abstract]
     server.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, audit)
+    server.add(inbox_pb2_grpc.add_InboxServiceServicer_to_server, mapper)
     async with server:
+        await server.set_ready(True)
         yield server.address

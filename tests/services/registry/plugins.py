@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from foundation.clock import SystemClock
+from foundation.process.cgroups import Cgroups
 from foundation.process.restart import RestartPolicy
 from services.registry.broker.serving import Served
 from services.registry.catalogue.catalogue import Catalogue
@@ -115,6 +116,7 @@ async def hosting(
     patience: Patience | None = None,
     look_seconds: float = 0.1,
     ledger: Ledger | None = None,
+    cgroups: Cgroups | None = None,
 ) -> AsyncIterator[Host]:
     """A host of what lies in these directories, which it watches; only a given ledger outlasts it."""
     ledger = ledger or HeldLedger(SystemClock())
@@ -123,7 +125,15 @@ async def hosting(
             Catalogue(
                 directories, ledger, Installer(Path(environments)), look_seconds=look_seconds
             ) as catalogue,
-            Host(catalogue, ledger, room, policy=policy, sandbox=sandbox, patience=patience) as host,
+            Host(
+                catalogue,
+                ledger,
+                room,
+                policy=policy,
+                sandbox=sandbox,
+                patience=patience,
+                cgroups=cgroups,
+            ) as host,
         ):
             yield host
 

@@ -218,7 +218,9 @@ async def test_tenants_see_and_change_their_own(registry: Running) -> None:
         assert not (await stub.ListConnections(ListConnectionsRequest(parent="tenants/other"))).connections
     assert await gaps(registry.admin, [REGISTRY]) == []
     service = registry.admin.login(REGISTRY.service, PASSWORDS[REGISTRY.service])
-    stolen = Running(registry.settings, registry.vault, registry.audit, service, registry.stopping)
+    stolen = Running(
+        registry.settings, registry.vault, registry.audit, registry.mapper, service, registry.stopping
+    )
     for table in ("connections", "connection_revisions", "endpoints"):
         assert not await stolen.sql(f"select from registry.{table}")
 

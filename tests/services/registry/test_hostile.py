@@ -6,6 +6,7 @@ A second plugin serves on through all of it.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -19,6 +20,7 @@ import pytest
 import structlog
 from structlog.testing import LogCapture
 
+from foundation.process.cgroups import PREFIX, Cgroups
 from foundation.process.output import Line
 from foundation.process.restart import RestartPolicy
 from foundation.process.supervised import State
@@ -84,12 +86,12 @@ IMPATIENT = '[limits]\nstartup = "2s"'
 
 @asynccontextmanager
 async def beside_a_good_one(
-    tmp_path: Path, patience: Patience = WATCHFUL
+    tmp_path: Path, patience: Patience = WATCHFUL, cgroups: Cgroups | None = None
 ) -> AsyncIterator[tuple[Host, PluginProcess, Broker]]:
     """A host with `bad`, which the test has made, and with `good`, which is called all the time."""
     make_plugin(tmp_path, "good")
     good, bad = served("good"), served("bad")
-    async with hosting(tmp_path, patience=patience) as host:
+    async with hosting(tmp_path, patience=patience, cgroups=cgroups) as host:
         broker = Broker(host, FixedConnections(good, bad))
         calls = 0
 
@@ -225,6 +227,51 @@ async def test_who_asks_for_too_much_memory_is_told_so_and_serves_on(tmp_path: P
         (result,) = await broker.transform([group(bad, "x")])
         assert titles(result) == ["x"]
         assert not process.crashes
+
+
+async def test_who_takes_too_much_is_ended_by_the_kernel_where_it_bounds_memory(
+    tmp_path: Path, cgroups: Cgroups
+) -> None:
+    make_plugin(tmp_path, "bad", code=ON_CALL)
+    bad = served("bad")
+    async with beside_a_good_one(tmp_path, Patience(look_seconds=600.0), cgroups) as (host, process, broker):
+        (result,) = await broker.transform([group(bad, "x")])
+        assert titles(result) == ["x"]
+        call = asyncio.create_task(broker.transform([group(bad, "hog")], within=30.0))
+        await until(lambda: process.crashes, 60)
+        told = await shown(host, process)
+        assert (
+            "was killed by SIGKILL: out of memory, of which 256 MiB is its limit" in told.crashes[-1].reason
+        )
+        assert told.crashes[-1].out_of_memory
+        await call
+        await until(lambda: process.state is State.READY, 60)
+    await until(lambda: not _groups(cgroups), 30)
+
+
+def _groups(cgroups: Cgroups) -> list[Path]:
+    cgroups.sweep()
+    return list(cgroups.below.glob(f"{PREFIX}{os.getpid()}-*"))
+
+
+async def test_what_left_its_group_with_a_clean_environment_is_still_in_its_control_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cgroups: Cgroups
+) -> None:
+    left_file = tmp_path / "left"
+    monkeypatch.setenv("HOSTILE_LEFT", str(left_file))
+    folder = make_plugin(
+        tmp_path, "bad", before=LEAVE_BEHIND.replace("start_new_session", "env={}, start_new_session")
+    )
+    manifest = (folder / "plugin.toml").read_text()
+    (folder / "plugin.toml").write_text(
+        manifest.replace("install =", 'pass_env = ["HOSTILE_LEFT"]\ninstall =')
+    )
+    async with beside_a_good_one(tmp_path, cgroups=cgroups) as (_, process, _):
+        await until(lambda: process.state is State.READY, 30)
+        (left,) = map(int, left_file.read_text().split())
+        assert alive(left)
+        process.kill()
+        await gone([left], 30)
 
 
 async def test_an_answer_that_is_no_message_is_its_senders_fault(tmp_path: Path) -> None:

@@ -21,9 +21,10 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 
+from tieline.sdk._convert.actions import contradiction
 from tieline.sdk._convert.manifest import read_manifest
 from tieline.sdk._convert.service import Method, Service, Streamed, launch_proof, refusal
-from tieline.sdk.core import Failure, FailureKind, Transforms
+from tieline.sdk.core import Failure, FailureKind, Plugin
 
 if TYPE_CHECKING:
     from tieline.sdk._join import Membership
@@ -62,7 +63,7 @@ _CODES = {
 }
 
 
-def run(plugin: Transforms, manifest: Path) -> None:
+def run(plugin: Plugin, manifest: Path) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
         address = os.environ["TIELINE_PLUGIN_ADDRESS"]
@@ -73,7 +74,7 @@ def run(plugin: Transforms, manifest: Path) -> None:
     asyncio.run(_serve(plugin, manifest, address, base64.urlsafe_b64decode(nonce + "=" * (-len(nonce) % 4))))
 
 
-async def _serve(plugin: Transforms, manifest: Path, address: str, nonce: bytes) -> None:
+async def _serve(plugin: Plugin, manifest: Path, address: str, nonce: bytes) -> None:
     told: asyncio.Future[float] = asyncio.get_running_loop().create_future()
 
     def stop(grace: float) -> None:
@@ -82,6 +83,8 @@ async def _serve(plugin: Transforms, manifest: Path, address: str, nonce: bytes)
 
     _listen_for_the_end(stop)  # before there is an address: who sees it may already want the end
     described = read_manifest(manifest)
+    if why := contradiction(plugin, described):
+        raise SystemExit(why)
     service = Service(plugin, described, launch_proof(nonce, address), stop)
     server = grpc.aio.server(options=OPTIONS)
     wrapped = {name: _wrap(method) for name, method in service.methods().items()}

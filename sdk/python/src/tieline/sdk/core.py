@@ -158,8 +158,34 @@ class FailureKind(Enum):
     NOT_PREPARED = auto()
 
 
+class Effect(Enum):
+    """What a failed action has changed at the provider. Who does not say, says UNKNOWN."""
+
+    NONE = auto()
+    """Nothing: it may be tried again."""
+    APPLIED = auto()
+    """Everything: only the answer was lost."""
+    UNKNOWN = auto()
+    """It cannot be known: nobody repeats it blindly."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThrottleScope:
+    """What has to wait for a rate limit: a bucket in the plugin's own words, or with none all there is."""
+
+    class Reach(Enum):
+        INSTANCE = auto()
+        PLUGIN = auto()
+
+    bucket: str = ""
+    reach: Reach = Reach.INSTANCE
+
+
 class Failure(Exception):  # noqa: N818 - the contract's word
-    """What went wrong, in the one vocabulary. The message is for people: no secret, no payload."""
+    """What went wrong, in the one vocabulary. The message is for people: no secret, no payload.
+
+    `retry_after` is in seconds. `credential` is the one that a provider refused (AUTH_FAILED).
+    """
 
     def __init__(
         self,
@@ -168,12 +194,20 @@ class Failure(Exception):  # noqa: N818 - the contract's word
         message: str = "",
         *,
         diagnostics: Sequence[Diagnostic] = (),
+        retry_after: float | None = None,
+        throttle_scope: ThrottleScope | None = None,
+        effect: Effect | None = None,
+        credential: Credential | None = None,
     ) -> None:
         super().__init__(f"{kind.name} {reason}: {message}")
         self.kind = kind
         self.reason = reason
         self.message = message
         self.diagnostics = diagnostics
+        self.retry_after = retry_after
+        self.throttle_scope = throttle_scope
+        self.effect = effect
+        self.credential = credential
 
 
 class InvalidInput(Failure):
@@ -248,6 +282,61 @@ class Input:
         return bytes(self.headers.get(name, b"")).decode(errors="replace")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    """Something to do at the provider, once for each key, however often it is asked for."""
+
+    name: str
+    arguments: Mapping[str, Any]
+    """Valid against the action's input schema: the platform has looked."""
+    key: str
+    """Empty only where the action just reads."""
+    operation_id: str = ""
+    """A marker to leave at the provider, where there is room for one: the platform knows its echo by it."""
+    attempt: int = 1
+    pending_id: str = ""
+    """What an earlier call answered in `Pending`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """It has its effect. `output` is valid against the action's output schema."""
+
+    output: Mapping[str, Any] = field(default_factory=_nothing)
+    written: Sequence[ObjectVersion] = ()
+    """What was written, at the version it has now."""
+    replayed: bool = False
+    """It had been done already under this key; nothing was done now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """The provider is still at it: its id of the work, and in how many seconds to ask."""
+
+    id: str = ""
+    ask_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The work ended without its effect; the failure's effect says what is left behind."""
+
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class NeverArrived:
+    """The provider is sure that it has none of it: it may be begun again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """It cannot be told what became of it."""
+
+
+Outcome = Done | Pending | Failed | NeverArrived | Unknown
+
+
 @dataclass(frozen=True, slots=True)
 class Health:
     """What was found when an instance was looked at."""
@@ -270,6 +359,20 @@ class Transforms(Protocol):
 
 
 @runtime_checkable
+class Acts(Protocol):
+    """Does something at the provider. Raises Failure: `effect` says what it has changed all the same."""
+
+    async def act(self, instance: Instance, action: Action, /) -> Done | Pending: ...
+
+
+@runtime_checkable
+class TellsOutcomes(Protocol):
+    """Says what became of an action (capability `get_operation`). Raises Failure where it cannot ask at the moment."""
+
+    async def outcome(self, instance: Instance, action: Action, /) -> Outcome: ...
+
+
+@runtime_checkable
 class Configures(Protocol):
     """Looks at settings that are valid by schema. Never asks the provider."""
 
@@ -277,7 +380,38 @@ class Configures(Protocol):
 
 
 @runtime_checkable
+class Migrates(Protocol):
+    """Writes settings of an older version as this one would. What cannot be translated is a Failure INVALID_CONFIG.
+
+    Called again and again with the old document until the platform has stored the new one: the same every time.
+    """
+
+    def migrate(self, settings: Mapping[str, Any], from_version: str, /) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """What the provider says of a credential that it accepts."""
+
+    principal: str = ""
+    account_keys: Sequence[str] = ()
+    granted_scopes: Sequence[str] = ()
+    missing_scopes: Sequence[str] = ()
+    """Of those that the manifest declares."""
+
+
+@runtime_checkable
+class Probes(Protocol):
+    """Asks the provider whether a credential works. One that it refuses is a Failure AUTH_FAILED."""
+
+    async def probe(self, instance: Instance, credential: Credential, /) -> Probe: ...
+
+
+@runtime_checkable
 class ChecksHealth(Protocol):
     """Looks whether an instance can do its work: asks the provider, cheaply."""
 
     async def health(self, instance: Instance, /) -> Sequence[Health]: ...
+
+
+Plugin = Transforms | Acts

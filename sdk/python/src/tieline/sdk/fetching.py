@@ -17,10 +17,9 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from enum import Enum, auto
 from typing import Protocol, runtime_checkable
 
-from tieline.sdk.core import Failure, Instance
+from tieline.sdk.core import Failure, Instance, ThrottleScope
 
 LONGEST_SLEEP = 5.0
 
@@ -63,20 +62,12 @@ class Progress:
     message: str = ""
 
 
-class Reach(Enum):
-    """Who has to wait for a bucket: this instance, or all of the plugin's."""
-
-    INSTANCE = auto()
-    PLUGIN = auto()
-
-
 @dataclass(frozen=True, slots=True)
 class Throttled:
     """The provider asks for patience: the poll ends here and goes on from its last checkpoint."""
 
     after: timedelta
-    bucket: str = ""
-    reach: Reach = Reach.INSTANCE
+    scope: ThrottleScope = field(default_factory=ThrottleScope)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +126,10 @@ class Poll:
     window: Window | None = None
     """A backfill: this stretch of the past, with checkpoints of its own."""
 
-    async def wait(self, seconds: float, *, bucket: str = "", reach: Reach = Reach.INSTANCE) -> None:
+    async def wait(self, seconds: float, scope: ThrottleScope | None = None) -> None:
         """Be patient with the provider. More than a few seconds end the poll; the platform waits better."""
         if seconds > LONGEST_SLEEP:
-            raise PatienceOver(Throttled(timedelta(seconds=seconds), bucket, reach))
+            raise PatienceOver(Throttled(timedelta(seconds=seconds), scope or ThrottleScope()))
         await asyncio.sleep(max(seconds, 0.0))
 
 

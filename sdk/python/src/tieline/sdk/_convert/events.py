@@ -9,22 +9,14 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from tieline.common.v1 import failure_pb2
 from tieline.event.v1 import content_pb2
 from tieline.plugin.v1 import transform_pb2
-from tieline.sdk.core import Change, Event, Evidence, Failing, Failure, Input, InvalidInput
+from tieline.sdk._convert.texts import clean
+from tieline.sdk.core import Change, Event, Evidence, Failing, Input, InvalidInput
 
 ENTITIES, EVIDENCE, HINTS, PATHS, FRAMES, DRAFTS = 100, 50, 50, 300, 50, 1000
-TITLE, NAME, MESSAGE = 256, 512, 1024
+TITLE, NAME = 256, 512
 METADATA, ATTRIBUTES = 4 * 1024, 64 * 1024
-
-
-def clean(text: str, limit: int = 4096) -> str:
-    """Text that every database and every language takes: no NUL, no half of a character, not too long."""
-    if len(text) <= limit and text.isascii() and "\0" not in text:
-        return text
-    raw = text.replace("\0", "\ufffd").encode(errors="replace")
-    return raw.decode() if len(raw) <= limit else raw[: limit - 3].decode(errors="ignore") + "…"
 
 
 def moment(value: datetime | None) -> Timestamp | None:
@@ -105,14 +97,6 @@ def to_draft(event: Event) -> transform_pb2.EventDraft:
     if event.failing is not None:
         draft.failure.CopyFrom(_failing(event.failing))
     return draft
-
-
-def to_failure(failure: Failure) -> failure_pb2.Failure:
-    return failure_pb2.Failure(
-        kind=failure_pb2.FailureKind.Value(f"FAILURE_KIND_{failure.kind.name}"),
-        reason=failure.reason,
-        message=clean(failure.message, MESSAGE),
-    )
 
 
 def _evidence(item: Evidence) -> content_pb2.Evidence:

@@ -12,9 +12,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from tieline.plugin.v1 import fetch_pb2 as pb
 from tieline.plugin.v1.manifest_pb2 import Manifest, Stream
-from tieline.sdk._convert.events import clean, to_failure
+from tieline.sdk._convert.failures import to_failure
 from tieline.sdk._convert.frames import Frames
 from tieline.sdk._convert.instances import Instances
+from tieline.sdk._convert.texts import clean
 from tieline.sdk.core import Failure, FailureKind
 from tieline.sdk.fetching import BrokenEntry, Fetches, ListsPartitions, Partition, Poll, Window
 

@@ -10,7 +10,9 @@ from typing import TypeVar
 
 from tieline.common.v1 import failure_pb2
 from tieline.plugin.v1 import fetch_pb2 as pb
-from tieline.sdk._convert.events import clean, moment, to_failure
+from tieline.sdk._convert.events import moment
+from tieline.sdk._convert.failures import BUCKET, to_failure
+from tieline.sdk._convert.texts import clean
 from tieline.sdk.core import Failure, FailureKind
 from tieline.sdk.fetching import (
     Broken,
@@ -19,7 +21,6 @@ from tieline.sdk.fetching import (
     Found,
     PatienceOver,
     Progress,
-    Reach,
     Record,
     Throttled,
 )
@@ -191,9 +192,9 @@ class Frames:
     def _throttle(self, throttled: Throttled) -> None:
         self._end.reason = pb.FetchEnd.REASON_THROTTLED
         self._end.next_poll_after.FromTimedelta(throttled.after)
-        scope = failure_pb2.ThrottleScope
-        reach = scope.REACH_PLUGIN if throttled.reach is Reach.PLUGIN else scope.REACH_INSTANCE
-        self._end.throttle_scope.CopyFrom(scope(bucket=throttled.bucket, reach=reach))
+        scope = self._end.throttle_scope
+        scope.bucket = clean(throttled.scope.bucket, BUCKET)
+        scope.reach = failure_pb2.ThrottleScope.Reach.Value(f"REACH_{throttled.scope.reach.name}")
 
 
 async def anext_or(found: AsyncIterator[T], end: object) -> T | object:

@@ -43,6 +43,11 @@ class Instances:
             return self._withdraw(instance, request.withdrawn)
         return self._accept(instance, request.credential)
 
+    def held(self, request: instance_pb2.AuthenticateRequest) -> tuple[Instance, Credential]:
+        """The instance of an answered request, and what it holds in that place now."""
+        instance = self._get(request.instance_id)
+        return instance, instance.credentials[_slot(request.credential.version)]
+
     def _accept(
         self, instance: Instance, given: instance_pb2.CredentialMaterial
     ) -> instance_pb2.AuthenticateResponse:

@@ -10,16 +10,21 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import Any
 
 from google.protobuf.message import Message
 
 from tieline.common.v1 import diagnostic_pb2
-from tieline.plugin.v1 import fetch_pb2, instance_pb2, manifest_pb2, plugin_pb2, transform_pb2
-from tieline.sdk._convert.events import clean, to_drafts, to_failure, to_input
+from tieline.plugin.v1 import execute_pb2, fetch_pb2, instance_pb2, manifest_pb2, plugin_pb2, transform_pb2
+from tieline.sdk._convert.actions import to_action, to_outcome, to_question, to_response
+from tieline.sdk._convert.events import to_drafts, to_input
+from tieline.sdk._convert.failures import to_failure
 from tieline.sdk._convert.fetching import Fetching
 from tieline.sdk._convert.instances import Instances
+from tieline.sdk._convert.texts import clean
 from tieline.sdk.core import (
+    Acts,
     ChecksHealth,
     Configures,
     Diagnostic,
@@ -29,7 +34,11 @@ from tieline.sdk.core import (
     Health,
     Instance,
     InvalidInput,
+    Migrates,
+    Plugin,
+    Probes,
     Skip,
+    TellsOutcomes,
     Transforms,
 )
 from tieline.sdk.document import DocumentError
@@ -57,7 +66,7 @@ class Service:
     """What every plugin answers, around the few things that one plugin does."""
 
     def __init__(
-        self, plugin: Transforms, manifest: manifest_pb2.Manifest, proof: bytes, stop: Callable[[float], None]
+        self, plugin: Plugin, manifest: manifest_pb2.Manifest, proof: bytes, stop: Callable[[float], None]
     ) -> None:
         self._plugin = plugin
         self._described = plugin_pb2.DescribeResponse(
@@ -75,25 +84,31 @@ class Service:
 
     def methods(self) -> dict[str, Method]:
         """What is not in here answers UNIMPLEMENTED by itself."""
-        optional: dict[str, Method] = {}
-        if self._fetching.lists:
-            request = fetch_pb2.ListPartitionsRequest
-            optional["ListPartitions"] = Method(request, self._fetching.list_partitions)
-        return optional | {
+        methods = {
             "Describe": Method(plugin_pb2.DescribeRequest, self.describe),
             "Initialize": Method(instance_pb2.InitializeRequest, self.initialize),
             "Authenticate": Method(instance_pb2.AuthenticateRequest, self.authenticate),
-            "TransformData": Method(transform_pb2.TransformDataRequest, self.transform_data),
             "HealthCheck": Method(instance_pb2.HealthCheckRequest, self.health_check),
             "Release": Method(instance_pb2.ReleaseRequest, self.release),
             "Shutdown": Method(plugin_pb2.ShutdownRequest, self.shutdown),
         }
+        if isinstance(self._plugin, Transforms):
+            methods["TransformData"] = Method(transform_pb2.TransformDataRequest, self.transform_data)
+        if isinstance(self._plugin, Acts):
+            methods["Execute"] = Method(execute_pb2.ExecuteRequest, self.execute)
+        if isinstance(self._plugin, TellsOutcomes):
+            methods["GetOperation"] = Method(execute_pb2.GetOperationRequest, self.get_operation)
+        if self._fetching.lists:
+            request = fetch_pb2.ListPartitionsRequest
+            methods["ListPartitions"] = Method(request, self._fetching.list_partitions)
+        return methods
 
     async def describe(self, _: plugin_pb2.DescribeRequest) -> plugin_pb2.DescribeResponse:
         return self._described
 
     async def initialize(self, request: instance_pb2.InitializeRequest) -> instance_pb2.InitializeResponse:
-        settings = _settings(request.settings)
+        given = _settings(request.settings)
+        settings = self._migrated(given, request.settings_version)
         diagnostics: list[Diagnostic] = []
         if isinstance(self._plugin, Configures):
             diagnostics = list(self._plugin.configure(settings))
@@ -115,16 +130,46 @@ class Service:
                     flags=frozenset(request.flags),
                 )
             )
-        return instance_pb2.InitializeResponse(diagnostics=map(to_diagnostic, diagnostics))
+        answer = instance_pb2.InitializeResponse(diagnostics=map(to_diagnostic, diagnostics))
+        if settings != given:
+            answer.migrated_settings = json.dumps(settings).encode()
+        return answer
+
+    def _migrated(self, settings: dict[str, Any], written_for: str) -> dict[str, Any]:
+        """The settings as this version has them."""
+        older = bool(written_for) and _number(written_for) < _number(self._described.manifest.version)
+        if older and isinstance(self._plugin, Migrates):
+            return dict(self._plugin.migrate(MappingProxyType(settings), written_for))
+        return settings
 
     async def authenticate(
         self, request: instance_pb2.AuthenticateRequest
     ) -> instance_pb2.AuthenticateResponse:
         answer = self._instances.authenticate(request)
         if request.probe:
-            unasked = Failure(FailureKind.UNSUPPORTED, "NO_PROBE", "this plugin cannot ask its provider")
-            answer.probe.failure.CopyFrom(to_failure(unasked))
+            answer.probe.CopyFrom(await self._probe(request))
         return answer
+
+    async def _probe(
+        self, request: instance_pb2.AuthenticateRequest
+    ) -> instance_pb2.AuthenticateResponse.Probe:
+        answer = instance_pb2.AuthenticateResponse.Probe()
+        try:
+            if not isinstance(self._plugin, Probes):
+                why = "this plugin cannot ask its provider"
+                raise Failure(FailureKind.UNSUPPORTED, "NO_PROBE", why)  # noqa: TRY301 - one way out for all
+            instance, credential = self._instances.held(request)
+            found = await self._plugin.probe(instance, credential)
+        except Failure as failure:
+            answer.failure.CopyFrom(to_failure(failure))
+            return answer
+        return instance_pb2.AuthenticateResponse.Probe(
+            valid=True,
+            principal=found.principal,
+            account_keys=found.account_keys,
+            granted_scopes=found.granted_scopes,
+            missing_scopes=found.missing_scopes,
+        )
 
     async def transform_data(
         self, request: transform_pb2.TransformDataRequest
@@ -135,6 +180,18 @@ class Service:
             # Between two groups others have their turn: a health check, a cancelled call.
             await asyncio.sleep(0)
         return answer
+
+    async def execute(self, request: execute_pb2.ExecuteRequest) -> execute_pb2.ExecuteResponse:
+        instance = self._instances.get(request.context)
+        assert isinstance(self._plugin, Acts)  # noqa: S101  or there would be no such method
+        return to_response(await self._plugin.act(instance, to_action(request)))
+
+    async def get_operation(
+        self, request: execute_pb2.GetOperationRequest
+    ) -> execute_pb2.GetOperationResponse:
+        instance = self._instances.get(request.context)
+        assert isinstance(self._plugin, TellsOutcomes)  # noqa: S101  or there would be no such method
+        return to_outcome(await self._plugin.outcome(instance, to_question(request)))
 
     async def health_check(
         self, request: instance_pb2.HealthCheckRequest
@@ -170,6 +227,7 @@ class Service:
     ) -> transform_pb2.TransformOutcome:
         """One input is one border: whatever it does to the plugin, its neighbours do not notice."""
         outcome = transform_pb2.TransformOutcome(input_id=item.input_id)
+        assert isinstance(self._plugin, Transforms)  # noqa: S101  or there would be no such method
         try:
             made = self._plugin.transform(instance, to_input(item))
             if isinstance(made, Skip):
@@ -200,6 +258,11 @@ def to_diagnostic(item: Diagnostic) -> diagnostic_pb2.Diagnostic:
         summary=clean(item.summary, 256),
         detail=clean(item.detail, 1024),
     )
+
+
+def _number(text: str) -> tuple[int, ...]:
+    """To compare by: a pre-release counts as its release."""
+    return tuple(int(part) for part in text.partition("-")[0].split(".") if part.isdecimal())
 
 
 def _settings(raw: bytes) -> dict[str, Any]:
