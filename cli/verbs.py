@@ -28,6 +28,7 @@ VERBS = {
     "schedule": "when what is polled, and reading the past",
     "action": "what can be done at a provider, and having it done",
     "operation": "what was to be done at providers, and what became of it",
+    "flag": "features that are on for some",
     "event": "what happened, as everybody is told it",
     "demo": "a small story through the real path, to watch",
 }

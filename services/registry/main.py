@@ -46,6 +46,8 @@ from services.registry.connections.opening import connecting
 from services.registry.connections.picture import Picture
 from services.registry.connections.servicer import ConnectionServicer
 from services.registry.egress.proxy import open_egress
+from services.registry.flags.book import FlagBook
+from services.registry.flags.servicer import FlagServicer
 from services.registry.ground import Ground
 from services.registry.health.ear import Ear
 from services.registry.health.measuring import HealthMetrics
@@ -74,6 +76,7 @@ from tieline.registry.v1.broker_pb2_grpc import add_BrokerServiceServicer_to_ser
 from tieline.registry.v1.catalogue_pb2_grpc import add_CatalogueServiceServicer_to_server
 from tieline.registry.v1.connections_pb2_grpc import add_ConnectionServiceServicer_to_server
 from tieline.registry.v1.endpoints_pb2_grpc import add_EndpointServiceServicer_to_server
+from tieline.registry.v1.flags_pb2_grpc import add_FlagServiceServicer_to_server
 from tieline.registry.v1.joining_pb2_grpc import add_JoinServiceServicer_to_server
 from tieline.registry.v1.operations_pb2_grpc import add_OperationServiceServicer_to_server
 from tieline.registry.v1.processes_pb2_grpc import add_ProcessServiceServicer_to_server
@@ -153,6 +156,7 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
             ConnectionServicer(connections.people, settings.public_url),  # type: ignore[abstract]
             EndpointServicer(picture, host),
             BrokerServicer(broker),
+            FlagServicer(FlagBook(own, recorder, connections.follower, clock)),
             polled,
             statuses,
             operations,
@@ -192,6 +196,7 @@ class Api:
     connections: ConnectionServicer
     endpoints: EndpointServicer
     broker: BrokerServicer
+    flags: FlagServicer
     schedules: ScheduleServicer
     statuses: StatusServicer
     operations: OperationServicer
@@ -204,6 +209,7 @@ class Api:
         server.add(add_ConnectionServiceServicer_to_server, self.connections)
         server.add(add_EndpointServiceServicer_to_server, self.endpoints)
         server.add(add_BrokerServiceServicer_to_server, self.broker)
+        server.add(add_FlagServiceServicer_to_server, self.flags)
         server.add(add_ScheduleServiceServicer_to_server, self.schedules)
         server.add(add_StatusServiceServicer_to_server, self.statuses)
         server.add(add_OperationServiceServicer_to_server, self.operations)

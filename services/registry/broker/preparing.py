@@ -330,6 +330,7 @@ async def _initialize(
         settings=served.settings,
         settings_version=served.settings_version,
         account_keys=served.account_keys,
+        flags=served.flags,
         validate_only=validate_only,
     )
     if not validate_only:

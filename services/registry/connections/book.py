@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from foundation.clock import Clock
 from foundation.errors import Code, Problem
@@ -21,6 +21,9 @@ from services.registry.connections.wanted import settable, webhooks_of
 from services.registry.recording import Change, Recorder
 from tieline.plugin.v1.manifest_pb2 import Manifest
 from tieline.registry.v1 import connections_pb2 as pb
+
+FlagsOf = Callable[[str, str], Awaitable[Sequence[str]]]
+"""Ids of the flags that are on for a plugin and a connection."""
 
 APPLY_SECONDS = 3.0
 """How long a change waits to be applied before it answers that it is pending."""
@@ -38,12 +41,13 @@ class ConnectionBook:
         picture: Picture,
         applier: Applier,
         grants: Grants,
+        flags: FlagsOf,
         recorder: Recorder,
         clock: Clock,
     ) -> None:
         self.own, self.drafts, self.grants = own, drafts, grants
         self.recorder, self.clock = recorder, clock
-        self._picture, self._applier = picture, applier
+        self._picture, self._applier, self._flags = picture, applier, flags
 
     async def create(
         self,
@@ -64,6 +68,7 @@ class ConnectionBook:
         connection = self._new(tenant, id_, wanted, manifest)
         if there := await self._present(connection, request_id):
             return there
+        wanted.flags[:] = await self._flags(connection.plugin, connection.name)
         await self.drafts.of(connection, Draft(wanted, manifest.version, author))
         if validate_only:
             return connection
@@ -142,7 +147,7 @@ class ConnectionBook:
         if found is not None and found.state is State.DELETING:
             why = "the one before is still being deleted; a moment later its id is free"
             raise Problem(Code.STATE_REFUSES, what=found.name, wanted="created", why=why)
-        if found is not None and (found.id, found.wanted) != (new.id, new.wanted):
+        if found is not None and (found.id, _asked(found)) != (new.id, _asked(new)):
             raise Problem(Code.ALREADY_EXISTS, what=f"connection {found.id} with other content")
         return found
 
@@ -160,6 +165,14 @@ class ConnectionBook:
                     pause = min(pause * 1.5, _LAST_LOOK)
         except TimeoutError:
             return await self.get(connection.tenant, connection.id)
+
+
+def _asked(connection: Connection) -> pb.Connection:
+    """What a caller asked for; flags are the platform's."""
+    asked = pb.Connection()
+    asked.CopyFrom(connection.wanted)
+    del asked.flags[:]
+    return asked
 
 
 def demand(connection: Connection, etag: str) -> Connection:

@@ -88,6 +88,7 @@ class Connection:
             version_range=self.wanted.version_range,
             cell=_cell(self.tenant) if self.wanted.isolation == ISOLATION_PER_TENANT else "",
             bindings=tuple(Binding(one.slot, one.entry, one.credential) for one in self.wanted.credentials),
+            flags=tuple(self.wanted.flags),
             rest=_RESTS.get(self.state, Rest.NONE),
         )
 

@@ -19,6 +19,7 @@ from services.registry.connections.releasing import Releaser
 from services.registry.connections.resting import Resting
 from services.registry.connections.servicer import Parts
 from services.registry.connections.suspending import Suspender
+from services.registry.flags.following import Follower
 from services.registry.ground import Ground
 
 
@@ -29,6 +30,8 @@ class Connections:
     drafts: Drafts
     removals: list[Removal]
     """What each room takes along when a connection ends, in this order: rooms add theirs."""
+    follower: Follower
+    """What has connections follow their flags."""
 
 
 @asynccontextmanager
@@ -63,12 +66,14 @@ async def connecting(on: Ground) -> AsyncIterator[Connections]:
                 removals=removals,
             )
         )
+        follower = await open_(Follower(worker, on.recorder, applier, picture, clock))
         book = ConnectionBook(
             own=on.own,
             drafts=drafts,
             picture=picture,
             applier=applier,
             grants=grants,
+            flags=follower.flags_of,
             recorder=on.recorder,
             clock=clock,
         )
@@ -80,4 +85,4 @@ async def connecting(on: Ground) -> AsyncIterator[Connections]:
             Many(book, changing),
             Checking(book, host, broker),
         )
-        yield Connections(people, drafts, removals)
+        yield Connections(people, drafts, removals, follower)

@@ -36,6 +36,7 @@ _GET_SERVING = text(f"{SERVING} where c.tenant = :tenant and c.id = :id")
 _BY_REQUEST = text(f"{NEWEST} where c.tenant = :tenant and c.request_id = :request_id")
 _LIST = text(f"""{NEWEST} where c.tenant = :tenant and c.id > :after
     and (cast(:plugin as text) = '' or c.plugin = :plugin) order by c.id limit :limit""")
+_ALL_NEWEST = text(f"{NEWEST} order by c.tenant, c.id")
 _ALL = text(f"{SERVING} order by c.tenant, c.id")
 _REVISIONS = text("""
     select revision, wanted, settings_version, author, create_time, application, rollback_of, migrated_from
@@ -133,6 +134,11 @@ async def listed(
     return many(await work.execute(_LIST, scope))
 
 
+async def newest(work: AsyncConnection) -> list[Connection]:
+    """With the worker's role: every connection of every tenant, at its newest revision."""
+    return many(await work.execute(_ALL_NEWEST))
+
+
 async def everything(work: AsyncConnection) -> list[Connection]:
     """With the worker's role: every connection of every tenant, at the revision that serves."""
     return many(await work.execute(_ALL))
@@ -181,7 +187,27 @@ async def insert(work: AsyncConnection, connection: Connection, *, request_id: s
 async def change(
     work: AsyncConnection, connection: Connection, new: Sequence[Revision], etag: str, now: datetime
 ) -> bool:
+    """As `succeed`, with the endpoints that are new."""
+    if not await _succeed(work, connection, new, etag, now):
+        return False
+    await add_endpoints(work, connection)
+    await changed(work)
+    return True
+
+
+async def succeed(
+    work: AsyncConnection, connection: Connection, new: Sequence[Revision], etag: str, now: datetime
+) -> bool:
     """These revisions follow, the last of them is wanted; false if it is not as the etag has it any more."""
+    if not await _succeed(work, connection, new, etag, now):
+        return False
+    await changed(work)
+    return True
+
+
+async def _succeed(
+    work: AsyncConnection, connection: Connection, new: Sequence[Revision], etag: str, now: datetime
+) -> bool:
     last = new[-1]
     row = _row(connection) | {"revision": last.number, "etag": etag, "now": now}
     if not (await work.execute(_CHANGE, row)).rowcount:
@@ -189,8 +215,6 @@ async def change(
     for one in new:
         await add_revision(work, connection, one)
     await work.execute(_SUPERSEDED, _row(connection) | {"until": last.number - 1})
-    await add_endpoints(work, connection)
-    await changed(work)
     return True
 
 

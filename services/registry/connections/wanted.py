@@ -59,12 +59,14 @@ def merged(present: Connection, given: Connection, mask: Sequence[str]) -> Conne
     wanted = Connection()
     wanted.CopyFrom(present)
     _copy(given, wanted, mask)
-    return settable(wanted)
+    changed = settable(wanted)
+    changed.flags[:] = present.flags
+    return changed
 
 
 def changed_fields(before: Connection, after: Connection) -> list[str]:
     """Names of what differs."""
-    return [name for name in SETTABLE if _only(before, name) != _only(after, name)]
+    return [name for name in (*SETTABLE, "flags") if _only(before, name) != _only(after, name)]
 
 
 def settings_faults(settings: bytes, manifest: Manifest) -> list[str]:

@@ -179,6 +179,7 @@ async def world(postgres: str) -> AsyncIterator[World]:
             drafts=Drafts(host, broker),
             picture=picture,
             applier=applier,
+            flags=_no_flags,
             grants=vault,
             recorder=recorded,
             clock=clock,
@@ -187,6 +188,10 @@ async def world(postgres: str) -> AsyncIterator[World]:
         resting = Resting(book, host, broker, ender)
         many = Many(book, changing)
         yield World(admin, own, plugin, vault, recorded, book, changing, resting, many, picture)
+
+
+async def _no_flags(_plugin: str, _connection: str) -> list[str]:
+    return []
 
 
 class _AsHost:

@@ -113,6 +113,18 @@ async def connect_to(registry: Running, plugin: str, id_: str = "main") -> Conne
 
 async def transform(registry: Running, times: int = 1, say: str = "hello") -> list[str]:
     """Reasons of failures, one for each call."""
+    return [result.failure.reason for result in await _transform(registry, times, say)]
+
+
+async def transform_titles(registry: Running, say: str = "hello") -> list[str]:
+    """What one delivery becomes."""
+    (result,) = await _transform(registry, 1, say)
+    return [draft.title for outcome in result.outcomes for draft in outcome.events.drafts]
+
+
+async def _transform(
+    registry: Running, times: int, say: str
+) -> list[broker_pb2.TransformDataResponse.Result]:
     found = []
     async with registry.as_(MAPPER) as channel:
         stub = broker_pb2_grpc.BrokerServiceStub(channel)
@@ -126,7 +138,7 @@ async def transform(registry: Running, times: int = 1, say: str = "hello") -> li
                 ],
             )
             answer = await stub.TransformData(broker_pb2.TransformDataRequest(groups=[group]))
-            found.append(answer.results[0].failure.reason)
+            found.append(answer.results[0])
     return found
 
 
