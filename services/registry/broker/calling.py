@@ -32,6 +32,7 @@ from services.registry.broker.failures import CallFailed
 from services.registry.broker.mending import Attempts, Mending
 from services.registry.broker.operations import Answer, Operation, Reach
 from services.registry.broker.outcomes import Deaf, Listener, Outcome
+from services.registry.broker.pacing import Paces
 from services.registry.broker.preparing import Preparation, context
 from services.registry.broker.purse import Leased, Purse
 from services.registry.broker.serving import Connections, Rest, Served
@@ -67,6 +68,7 @@ class Calls:
         self.preparation = Preparation(purse, clock)
         self.circuits = Circuits(clock)
         self.throttles = Throttles(clock)
+        self.paces = Paces(clock)
         self._mending = Mending(self.preparation, self.throttles, purse, clock)
         self._turns: WeakKeyDictionary[PluginProcess, Turns] = WeakKeyDictionary()
         self._streams = AllStreams()
@@ -85,7 +87,7 @@ class Calls:
         await self._mending.wait_out_throttle(served, operation, attempts)
         while True:
             try:
-                async with self._reaching(served, process, operation, attempts) as reach:
+                async with self._paced(served, process, operation, attempts) as reach:
                     message = await ask(reach)
                 return Answer(message, process.manifest.version, served.revision)
             except CallFailed as failed:
@@ -111,7 +113,7 @@ class Calls:
         while True:
             streams.demand_leave()
             try:
-                async with self._reaching(served, process, operation, attempts) as reach:
+                async with self._paced(served, process, operation, attempts) as reach:
                     call = ask(reach)
                     async with streaming(call), aclosing(streams.frames(call)) as frames:
                         async for frame in frames:
@@ -221,6 +223,17 @@ class Calls:
                 events=events,
             )
         )
+
+    @asynccontextmanager
+    async def _paced(
+        self, served: Served, process: PluginProcess, operation: Operation, attempts: Attempts
+    ) -> AsyncIterator[Reach]:
+        """As `_reaching`, once the connection may ask its provider for something."""
+        async with AsyncExitStack() as stack:
+            if operation.slot and not operation.receives:
+                await stack.enter_async_context(self.paces.room(served, attempts.left))
+                await self._mending.wait_for_pace(self.paces, served, attempts)
+            yield await stack.enter_async_context(self._reaching(served, process, operation, attempts))
 
     @asynccontextmanager
     async def _reaching(

@@ -13,6 +13,7 @@ from foundation.clock import Clock
 from services.registry.broker import failures
 from services.registry.broker.failures import CallFailed
 from services.registry.broker.operations import Operation
+from services.registry.broker.pacing import Paces
 from services.registry.broker.preparing import Preparation
 from services.registry.broker.purse import Leased, Purse
 from services.registry.broker.serving import Served
@@ -112,6 +113,13 @@ class Mending:
             why = f"the provider asks for patience: {remaining:.1f} s more"
             limited = failures.untouched(failures.rate_limited(why, remaining))
             await self._pause(remaining, attempts, CallFailed(limited, reached=False))
+
+    async def wait_for_pace(self, paces: Paces, served: Served, attempts: Attempts) -> None:
+        """Until the connection's own limit lets it; RATE_LIMITED where that takes longer than there is time."""
+        while remaining := paces.take(served):
+            why = f"{served.connection} may make {served.pace.calls_per_minute} calls in a minute, and made them"
+            limited = failures.untouched(failures.rate_limited(why, remaining))
+            await self._pause(remaining, attempts, CallFailed(limited))
 
     async def _pause(self, seconds: float, attempts: Attempts, otherwise: CallFailed) -> None:
         """Wait if there is time for it and for a call afterwards."""

@@ -27,6 +27,17 @@ class Rest(Enum):
     """Nothing: a person paused it. What arrives for it waits."""
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Most it may ask of its provider; 0: as much as the provider allows."""
+
+    calls_per_minute: int = 0
+    concurrency: int = 0
+
+
+UNBOUND = Pace()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
     """One connection at the revision that serves; revision 0: none does yet."""
@@ -49,6 +60,7 @@ class Served:
     flags: tuple[str, ...] = ()
     """Features that are on for it."""
     rest: Rest = Rest.NONE
+    pace: Pace = UNBOUND
 
 
 class Connections(Protocol):

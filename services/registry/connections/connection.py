@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from services.registry.broker.serving import Binding, Rest, Served
+from services.registry.broker.serving import Binding, Pace, Rest, Served
 from tieline.common.v1.failure_pb2 import Failure
 from tieline.registry.v1 import connections_pb2 as pb
 from tieline.registry.v1.processes_pb2 import ISOLATION_PER_TENANT
@@ -89,6 +89,7 @@ class Connection:
             cell=_cell(self.tenant) if self.wanted.isolation == ISOLATION_PER_TENANT else "",
             bindings=tuple(Binding(one.slot, one.entry, one.credential) for one in self.wanted.credentials),
             flags=tuple(self.wanted.flags),
+            pace=Pace(self.wanted.rate_limit.calls_per_minute, self.wanted.rate_limit.concurrency),
             rest=_RESTS.get(self.state, Rest.NONE),
         )
 

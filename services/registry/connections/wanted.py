@@ -19,7 +19,7 @@ SETTINGS_BYTES = 256 * 1024
 DEPTH = 64
 FAULTS_TOLD = 5
 # Part of the contract, and of no effect yet: taking them would be a promise.
-_NOT_YET = ("app", "account_keys", "rate_limit")
+_NOT_YET = ("app", "account_keys")
 # What a caller may write, and no more: a new field of the contract is of no effect until it stands here.
 SETTABLE = (
     "title",
@@ -32,6 +32,7 @@ SETTABLE = (
     "labels",
     "streams",
     "resync_policy",
+    "rate_limit",
 )
 _FIXED = ("plugin",)
 """Chosen once, when the connection is made."""
@@ -115,6 +116,8 @@ def check(wanted: Connection, manifest: Manifest, tenant: str) -> None:
         if name not in known:
             raise _bad(f"connection.webhooks[{index}]", f"{manifest.name} has no webhook {name!r}")
     check_streams(wanted, manifest)
+    if wanted.rate_limit.calls_per_minute < 0 or wanted.rate_limit.concurrency < 0:
+        raise _bad("connection.rate_limit", "it is negative; leave out what has no limit")
     _check_bindings(wanted, manifest, tenant)
 
 
