@@ -152,7 +152,7 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         api = Api(
             CatalogueServicer(catalogue, host),
             ProcessServicer(host, rollouts),
-            ConnectionServicer(people, settings.public_url),  # type: ignore[abstract]
+            ConnectionServicer(people, picture, settings.public_url),
             EndpointServicer(picture, host),
             BrokerServicer(broker),
             None if joins is None else TokenServicer(joins, host.versions),  # type: ignore[abstract]

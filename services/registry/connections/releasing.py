@@ -70,8 +70,6 @@ class Releaser:
         idle: dict[tuple[int, str], float] = {}
         for process, instance, held in list(self._prepared()):
             connection = content.get(held.connection)
-            if self._broker.examining.concerns(instance):
-                continue
             if connection is not None and connection.state is not State.DELETING:
                 if connection.served(connection.applied_revision).instance == instance:
                     continue
@@ -79,7 +77,7 @@ class Releaser:
             else:
                 patience = 0.0 if connection is not None else UNKNOWN_SECONDS
             since = idle[id(process), instance] = self._since.get((id(process), instance), now)
-            if now - since >= patience:
+            if now - since >= patience and not self._broker.examining.concerns(instance):
                 await self._broker.calls.preparation.release(process, instance)
         self._since = idle
 
