@@ -144,7 +144,6 @@ class Applier:
             examination = await self._broker.examining.examine(process, served)
             if examination.failure is None:
                 kept = await self._serve(connection, process, examination)
-                await self._picture.look()
             else:
                 kept = False
                 await self._postpone_or_fail(connection, examination.failure)
@@ -153,7 +152,7 @@ class Applier:
 
     async def _serve(self, connection: Connection, process: PluginProcess, examination: Examination) -> bool:
         async with self._worker.across_tenants() as work:
-            kept = await claims.applied(
+            generation = await claims.applied(
                 work,
                 connection,
                 self._owner,
@@ -162,9 +161,10 @@ class Applier:
                 webhooks=webhooks_of(connection.wanted, process.manifest),
                 now=self._clock.now(),
             )
-        if kept:
+        if generation:
             log.info("a revision serves", connection=connection.name, revision=connection.revision)
-        return kept
+            await self._picture.reach(generation)
+        return generation > 0
 
     async def _postpone_or_fail(self, connection: Connection, why: Failure) -> None:
         application = Application.PENDING if why.kind in _LATER else Application.FAILED

@@ -66,7 +66,8 @@ class Changing:
             return await self._book.get(tenant, id_)
         present = demand(await self._book.get(tenant, id_), etag)
         async with self._book.own.unit_of_work(tenants=[tenant], read_only=True) as work:
-            old = await store.revision(work, tenant, id_, number)
+            known = 0 < number <= present.revision
+            old = await store.revision(work, tenant, id_, number) if known else None
         if old is None:
             raise Problem(Code.NOT_FOUND, what=f"revision {number} of {present.name}")
         draft = Draft(old.wanted, old.settings_version, author, rollback_of=number)

@@ -136,15 +136,14 @@ async def applied(
     accounts: Sequence[str],
     webhooks: Collection[str],
     now: datetime,
-) -> bool:
-    """Its newest revision serves from now on, with these webhooks; false if that is no longer ours to say."""
+) -> int:
+    """Its newest revision serves from that generation on, with these webhooks; 0 if that is no longer ours to say."""
     row = _row(connection, owner) | {"version": version, "accounts": list(accounts), "now": now}
     if not (await work.execute(_APPLIED, row)).rowcount:
-        return False
+        return 0
     await work.execute(_REVISION_WENT, _row(connection, owner) | {"application": "applied"})
     await work.execute(_END_ENDPOINTS, _row(connection, owner) | {"kept": list(webhooks)})
-    await store.changed(work)
-    return True
+    return await store.changed(work)
 
 
 async def not_applied(

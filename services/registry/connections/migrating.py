@@ -81,6 +81,8 @@ class Migrator:
         version = self._version(connection)
         if version in ("", connection.settings_version) or connection.state is State.DELETING:
             return
+        if connection.revision != connection.applied_revision:
+            return  # somebody has changed it: that comes first
         question = (connection.name, connection.applied_revision, version)
         if question in self._answered:
             return
@@ -148,9 +150,11 @@ class Migrator:
         if kept and new.migrated_from:
             # If the upgrade is taken back, the version before is given what it knows until that is stored again.
             after = connection.served(new.number)
-            self._broker.calls.preparation.translate(
-                after, connection.resolved_version, connection.wanted.settings, connection.settings_version
-            )
+            for published in self._host.versions(connection.plugin):
+                if is_older(version := str(published.version), new.settings_version):
+                    self._broker.calls.preparation.translate(
+                        after, version, connection.wanted.settings, connection.settings_version
+                    )
         log.info(
             "settings were migrated", connection=connection.name, version=new.settings_version, kept=kept
         )

@@ -13,6 +13,7 @@ from services.registry.broker import failures
 from services.registry.broker.broker import Broker
 from services.registry.broker.serving import Served
 from services.registry.catalogue.versions import Range, Version
+from services.registry.connections.connection import State
 from services.registry.connections.drafts import Drafts
 from services.registry.connections.picture import Picture
 from services.registry.host.host import Host
@@ -30,6 +31,7 @@ class Moving:
             for connection in self._picture.snapshot.content.values()
             if connection.plugin == plugin
             and connection.applied_revision
+            and connection.state is not State.DELETING
             and Range.parse(connection.wanted.version_range).admits(version)
         ]
 

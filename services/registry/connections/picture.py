@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 
 from foundation.errors import Code, Problem
 from foundation.store.unit_of_work import Store
@@ -12,6 +14,7 @@ from services.registry.connections import store
 from services.registry.connections.connection import Connection
 
 LOOK_SECONDS = 1.0
+REACH_SECONDS = 5.0
 
 Connections = Mapping[str, Connection]
 
@@ -28,6 +31,15 @@ class Picture(Watched[Connections]):
             await self.look()
             found = self.snapshot.content.get(connection)
         return None if found is None else found.served(found.applied_revision)
+
+    async def reach(self, generation: int) -> None:
+        """Wait until that is seen here; many may wait for one look."""
+        self.notice()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REACH_SECONDS):
+                async for snapshot in self.watch():
+                    if snapshot.generation >= generation:
+                        return
 
     async def check(self) -> None:
         """For readiness: without a picture every delivery would seem to be nobody's."""

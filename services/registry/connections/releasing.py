@@ -24,6 +24,8 @@ from services.registry.host.process import PluginProcess
 log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 2.0
+UNKNOWN_SECONDS = 10.0
+"""A connection that was made a moment ago may not be in the picture yet."""
 OVER_SECONDS = 120.0
 """Longer than any call that a revision may have begun, but for a stream, which goes on with what it has."""
 
@@ -68,16 +70,14 @@ class Releaser:
         idle: dict[tuple[int, str], float] = {}
         for process, instance, held in list(self._prepared()):
             connection = content.get(held.connection)
-            if self._broker.examining.concerns(instance):
-                continue
-            gone = connection is None or connection.state is State.DELETING
-            if connection is not None and not gone:
+            if connection is not None and connection.state is not State.DELETING:
                 if connection.served(connection.applied_revision).instance == instance:
                     continue
-                since = self._since.get((id(process), instance), now)
-                idle[id(process), instance] = since
-                gone = now - since >= self._over
-            if gone:
+                patience = self._over
+            else:
+                patience = 0.0 if connection is not None else UNKNOWN_SECONDS
+            since = idle[id(process), instance] = self._since.get((id(process), instance), now)
+            if now - since >= patience and not self._broker.examining.concerns(instance):
                 await self._broker.calls.preparation.release(process, instance)
         self._since = idle
 

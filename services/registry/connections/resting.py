@@ -28,7 +28,7 @@ class Resting:
             return connection
         why = failures.transient("PAUSED_BY_PERSON", reason or f"paused by {author}")
         async with (
-            self._book.recorder.making(_change("connection.pause", connection, reason=reason)),
+            self._book.recorder.making(_change("connection.pause", connection, reason=why.message)),
             self._book.own.unit_of_work(tenants=[tenant]) as work,
         ):
             await store.paused(work, connection, why, self._book.clock.now())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -16,6 +17,7 @@ from services.registry.connections.checking import Checking
 from services.registry.connections.connection import Connection, Revision
 from services.registry.connections.history import differences
 from services.registry.connections.many import Many, Order
+from services.registry.connections.picture import Picture
 from services.registry.connections.resting import Resting
 from tieline.registry.v1 import connections_pb2 as pb
 from tieline.registry.v1 import connections_pb2_grpc
@@ -23,6 +25,8 @@ from tieline.registry.v1 import connections_pb2_grpc
 # ruff: noqa: N802  the contract's names
 
 
+PART = 500
+PART_BYTES = 1024 * 1024
 NEWEST = 2**62
 """Above every revision."""
 
@@ -39,8 +43,8 @@ class Parts:
 
 
 class ConnectionServicer(connections_pb2_grpc.ConnectionServiceServicer):
-    def __init__(self, parts: Parts, public_url: str) -> None:
-        self._parts, self._book = parts, parts.book
+    def __init__(self, parts: Parts, picture: Picture, public_url: str) -> None:
+        self._parts, self._book, self._picture = parts, parts.book, picture
         self._public_url = public_url.rstrip("/")
 
     async def CreateConnection(
@@ -162,6 +166,15 @@ class ConnectionServicer(connections_pb2_grpc.ConnectionServiceServicer):
             )
         )
 
+    async def WatchConnections(
+        self, _: pb.WatchConnectionsRequest, __: ServicerContext
+    ) -> AsyncIterator[pb.WatchConnectionsResponse]:
+        """Each at the revision that serves."""
+        async for snapshot in self._picture.watch():
+            shown = map(self._shown, snapshot.content.values())
+            for part in watched(shown, snapshot.generation):
+                yield part
+
     def _shown(self, connection: Connection) -> pb.Connection:
         shown = pb.Connection()
         shown.CopyFrom(connection.wanted)
@@ -196,6 +209,20 @@ def _moment(value: datetime) -> Timestamp:
 
 def _id(connection: Connection) -> str:
     return connection.id
+
+
+def watched(connections: Iterable[pb.Connection], generation: int) -> Iterator[pb.WatchConnectionsResponse]:
+    """One picture in pieces that a message holds; an empty picture is a picture too."""
+    part, size = pb.WatchConnectionsResponse(generation=generation), 0
+    for one in connections:
+        weight = one.ByteSize()
+        if part.connections and (len(part.connections) == PART or size + weight > PART_BYTES):
+            part.more = True
+            yield part
+            part, size = pb.WatchConnectionsResponse(generation=generation), 0
+        part.connections.append(one)
+        size += weight
+    yield part
 
 
 def _number(revision: Revision) -> str:

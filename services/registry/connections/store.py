@@ -93,14 +93,17 @@ _DELETING = text(f"""
         update_time = :now, claim_owner = null, claim_until = null, attempts = 0, next_try = now()
     where tenant = :tenant and id = :id and state <> 'deleting' and (cast(:etag as text) = '' or {_ETAG} = :etag)
 """)  # noqa: S608 - constants of ours
-# What was suspended goes back to where it was: to work, or to wait for its first revision.
+# What was suspended goes back to where it was: to work, or to wait for its first revision. A revision that failed
+# may have failed for the same credential.
 _SUSPENDED = text("""
     update connections set state = 'suspended', state_time = :now, failure = :failure, update_time = :now
     where tenant = :tenant and id = :id and state in ('pending', 'active')
 """)
 _RESUMED = text("""
     update connections set state = case when applied_revision > 0 then 'active' else 'pending' end,
-        state_time = :now, failure = null, update_time = :now
+        state_time = :now, failure = null, update_time = :now, attempts = 0, next_try = now(),
+        application = case when application = 'failed' then 'pending' else application end,
+        application_failure = case when application = 'failed' then null else application_failure end
     where tenant = :tenant and id = :id and state = 'suspended'
 """)
 _REQUESTED = text("""
@@ -279,9 +282,10 @@ async def answered(work: AsyncConnection, tenant: str, request_id: str) -> bytes
     return None if row is None else bytes(row.digest)
 
 
-async def changed(work: AsyncConnection) -> None:
-    """Last in its transaction: everybody who changes anything waits for this one row."""
-    await work.execute(_CHANGED)
+async def changed(work: AsyncConnection) -> int:
+    """Last in its transaction: everybody who changes anything waits for this one row. The generation that it is."""
+    number: int = (await work.execute(_CHANGED)).scalar_one()
+    return number
 
 
 async def generation(work: AsyncConnection) -> int:

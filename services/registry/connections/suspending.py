@@ -100,6 +100,8 @@ class Suspender:
                 continue  # for a permission, which its provider knows of
             if (failure is None) is (connection.state is not State.SUSPENDED):
                 continue
+            if connection.state in (State.PAUSED, State.DELETING):
+                continue  # a person has said what it does; when it goes on, it is judged again
             async with self._worker.across_tenants() as work:
                 if failure is None:
                     await store.resumed(work, connection, now)

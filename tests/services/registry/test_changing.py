@@ -13,8 +13,11 @@ import pytest
 
 from foundation.errors import Code, Problem
 from foundation.process.testing import until
+from services.registry.broker.failures import later, transient
+from services.registry.connections.applying import LONGEST_PAUSE, pause
+from services.registry.connections.servicer import watched
 from tests.services.registry.choosy import bound, make_choosy, people, settings
-from tests.services.registry.conftest import FOREIGN, OPERATOR, VIEWER, Running
+from tests.services.registry.conftest import FOREIGN, GATEWAY, OPERATOR, VIEWER, Running
 from tieline.common.v1.failure_pb2 import (
     FAILURE_KIND_AUTH_FAILED,
     FAILURE_KIND_INTERNAL,
@@ -23,6 +26,7 @@ from tieline.common.v1.failure_pb2 import (
     FAILURE_KIND_TRANSIENT,
 )
 from tieline.registry.v1 import connections_pb2 as pb
+from tieline.registry.v1 import connections_pb2_grpc
 from tieline.registry.v1.connections_pb2 import Connection
 
 APPLIED, FAILED, PENDING = (
@@ -213,11 +217,13 @@ async def test_traffic_sees_only_the_old_or_the_new_and_no_failure(
     seen: list[str] = []
     async with people(registry) as ada:
         now = await ada.make("main", "w0", API)
-        await ada.make("other", "calm", API)
+        async with people(registry, FOREIGN, "other") as stranger:
+            await stranger.make("main", "calm")
 
         async def call(id_: str) -> None:
+            who = ada if id_ == "main" else stranger
             while True:
-                (title,) = await ada.titles(id_, "x")
+                (title,) = await who.titles("main", "x")
                 seen.append(f"{id_} {title}")
 
         async with asyncio.TaskGroup() as tasks:
@@ -352,3 +358,50 @@ async def test_many_from_one_request_each_by_itself(registry: Running) -> None:
         too_many = pb.ApplyConnectionsRequest(parent="tenants/acme", connections=[wish("x", "y")] * 501)
         with pytest.raises(Problem, match="500 fit"):
             await ada.stub.ApplyConnections(too_many)
+
+
+async def test_the_data_plane_is_told_what_serves(registry: Running) -> None:
+    told: list[dict[str, Connection]] = []
+
+    async def watch() -> None:
+        async with registry.as_(GATEWAY) as channel:
+            stub: Any = connections_pb2_grpc.ConnectionServiceStub(channel)
+            whole: dict[str, Connection] = {}
+            async for part in stub.WatchConnections(pb.WatchConnectionsRequest()):
+                whole |= {one.name: one for one in part.connections}
+                if not part.more:
+                    told.append(whole)
+                    whole = {}
+
+    watching = asyncio.create_task(watch())
+    try:
+        await until(lambda: told == [{}], 30)
+        async with people(registry) as ada:
+            made = await ada.make("main", "old")
+            await ada.say(made, "sick for good")
+            refused = await ada.decided()
+        await until(lambda: told[-1].get(made.name, Connection()).revision == 2, 30)
+        seen = told[-1][made.name]
+        assert (seen.settings, seen.applied_revision) == (settings("old"), 1)
+        assert refused.settings == settings("sick for good")
+    finally:
+        watching.cancel()
+
+
+def test_a_picture_is_cut_by_number_and_by_size() -> None:
+    small = [Connection(name=f"c{number}") for number in range(1001)]
+    parts = list(watched(small, 7))
+    assert [len(part.connections) for part in parts] == [500, 500, 1]
+    assert [part.more for part in parts] == [True, True, False]
+    large = [Connection(name=f"c{number}", settings=b"x" * 300_000) for number in range(8)]
+    assert [len(part.connections) for part in watched(large, 7)] == [3, 3, 2]
+    assert [(len(part.connections), part.generation) for part in watched([], 7)] == [(0, 7)]
+
+
+def test_what_fails_for_a_while_is_tried_ever_more_patiently() -> None:
+    why = transient("AWAY", "away")
+    for attempts, longest in ((0, 0.5), (1, 1.0), (5, 16.0), (6, LONGEST_PAUSE), (1000, LONGEST_PAUSE)):
+        pauses = {pause(attempts, why).total_seconds() for _ in range(50)}
+        assert longest / 2 <= min(pauses) <= max(pauses) <= longest
+        assert len(pauses) > 1, "never all at the same moment"
+    assert pause(0, later(why, 90.0)).total_seconds() >= 90.0
