@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import uuid
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tieline.registry.v1.connections_pb2 import (
     CreateConnectionRequest,
     GetConnectionRequest,
     ListConnectionsRequest,
+    ProviderSubscription,
     SlotBinding,
 )
 from tieline.registry.v1.processes_pb2 import ISOLATION_PER_TENANT, ISOLATION_UNSPECIFIED
@@ -125,7 +127,16 @@ def _text(one: Connection) -> str:
     if one.HasField("application_failure"):
         lines.append(f"  not applied: {one.application_failure.message}")
     lines += [f"  {webhook}: {url}" for webhook, url in sorted(one.webhook_urls.items())]
+    for subscription in one.subscriptions:
+        lines.append(f"  {_subscribed(subscription)}")
     return "\n".join(lines)
+
+
+def _subscribed(one: ProviderSubscription) -> str:
+    if one.HasField("failure"):
+        return f"subscription of {one.webhook}: {one.failure.reason} {one.failure.message}"
+    until = f" until {one.expire_time.ToDatetime(UTC):%Y-%m-%d %H:%M}" if one.HasField("expire_time") else ""
+    return f"subscription of {one.webhook}: {one.subscription_id}{until}"
 
 
 def _state(one: Connection) -> str:

@@ -63,6 +63,7 @@ from services.registry.operations.runner import Bounds, Runner
 from services.registry.operations.servicer import OperationServicer
 from services.registry.recording import VaultRecorder
 from services.registry.settings import RegistrySettings
+from services.registry.subscriptions.subscriber import Subscriber
 from tieline.registry.v1.broker_pb2_grpc import add_BrokerServiceServicer_to_server
 from tieline.registry.v1.catalogue_pb2_grpc import add_CatalogueServiceServicer_to_server
 from tieline.registry.v1.connections_pb2_grpc import add_ConnectionServiceServicer_to_server
@@ -136,6 +137,15 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
                 metrics=measured,
             )
         )
+        subscriber = Subscriber(
+            worker=worker,
+            manifests=host,
+            operations=operations,
+            picture=picture,
+            public_url=settings.public_url,
+            clock=clock,
+        )
+        await open_(subscriber)
         api = Api(
             CatalogueServicer(catalogue, host),
             ProcessServicer(host, rollouts),

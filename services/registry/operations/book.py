@@ -12,10 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from foundation.clock import Clock, time_ordered_uuid
 from foundation.errors import Code, Problem
-from foundation.identity.names import parse, tenant_of
+from foundation.identity.names import parse
 from foundation.store.unit_of_work import Store
 from services.registry.broker.documents import Unfit, canonical
 from services.registry.connections import store as connections
+from services.registry.connections.connection import Connection
 from services.registry.connections.connection import State as ConnectionState
 from services.registry.operations import store
 from services.registry.operations.bell import Bell
@@ -60,6 +61,8 @@ class Wanted:
     cause: str = ""
     ordering_key: str = ""
     start_deadline: datetime | None = None
+    receives: bool = False
+    """The platform's own: it goes on while the connection rests or ends."""
 
 
 class OperationBook:
@@ -137,12 +140,11 @@ class OperationBook:
             tenant, id_, Resolved(applied), action="operation.resolve", wanted="resolved", details=details
         )
 
-    async def forget_connection(self, connection: str) -> None:
-        """It is being ended: what waits is taken back, what is under way ends as it ends."""
-        tenant = tenant_of(connection)
+    async def remove(self, connection: Connection) -> None:
+        """The connection is being ended: what waits is taken back, what is under way ends as it ends."""
         now = self._clock.now()
-        async with self._own.unit_of_work(tenants=[tenant]) as work:
-            for operation in await store.open_of(work, tenant, connection):
+        async with self._own.unit_of_work(tenants=[connection.tenant]) as work:
+            for operation in await store.open_of(work, connection.tenant, connection.name):
                 await self._advance(work, operation, CancelWanted(), now)
         self._bell.ring()
 
@@ -211,6 +213,7 @@ class OperationBook:
             author=author,
             cause=wanted.cause,
             ordering_key=wanted.ordering_key,
+            receives=wanted.receives,
             create_time=now,
             state_time=now,
             progress=progress,
@@ -225,7 +228,7 @@ class OperationBook:
         if connection is None:
             why = f"there is no connection {id_}; `tieline connection list` shows what there is"
             raise _bad("connection", why)
-        if connection.state is ConnectionState.DELETING:
+        if connection.state is ConnectionState.DELETING and not wanted.receives:
             raise _bad("connection", f"{id_} is being deleted")
         manifest = self._manifests.manifest(connection.plugin, connection.wanted.version_range)
         if manifest is None:

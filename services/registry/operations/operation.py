@@ -95,6 +95,8 @@ class Operation:
     author: str
     cause: str
     ordering_key: str
+    receives: bool = False
+    """It is a part of receiving, which goes on while the connection rests or ends."""
     create_time: datetime
     state_time: datetime
     changes: int = 1

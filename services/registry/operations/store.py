@@ -16,7 +16,7 @@ from tieline.plugin.v1.execute_pb2 import ExecuteResponse
 READ = """
     select tenant, id, position, connection, action, arguments, idempotency_key, repeats, author, cause, ordering_key,
     start_deadline, create_time, state, state_time, due_time, output, failure, written, pending_id, attempts,
-    faults, waits, asks, uncertain, away, cancel_wanted, resolved, changes, claim
+    faults, waits, asks, uncertain, away, cancel_wanted, resolved, changes, claim, receives
     from operations
 """
 _GET = text(f"{READ} where tenant = :tenant and id = :id")
@@ -43,9 +43,9 @@ _LET_GO = text("""
 """)
 _INSERT = text("""
     insert into operations (tenant, id, connection, action, arguments, idempotency_key, repeats, author, cause,
-                            ordering_key, start_deadline, create_time, state, state_time, due_time)
+                            ordering_key, receives, start_deadline, create_time, state, state_time, due_time)
     values (:tenant, :id, :connection, :action, :arguments, :key, :repeats, :author, :cause,
-            :ordering_key, :start_deadline, :create_time, :state, :state_time, :due)
+            :ordering_key, :receives, :start_deadline, :create_time, :state, :state_time, :due)
     on conflict do nothing returning position
 """)
 _UPDATE = text("""
@@ -99,6 +99,7 @@ async def insert(work: AsyncConnection, operation: Operation, before: datetime) 
         "author": operation.author,
         "cause": operation.cause,
         "ordering_key": operation.ordering_key,
+        "receives": operation.receives,
         "create_time": operation.create_time,
         "state_time": operation.state_time,
     }
@@ -192,6 +193,7 @@ def read(row: Mapping[str, Any]) -> Operation:
         author=row["author"],
         cause=row["cause"],
         ordering_key=row["ordering_key"],
+        receives=row["receives"],
         create_time=row["create_time"],
         state_time=row["state_time"],
         changes=row["changes"],
