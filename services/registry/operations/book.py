@@ -108,23 +108,26 @@ class OperationBook:
             return _there(await store.get(work, tenant, id_), tenant, id_)
 
     async def list(
-        self, tenant: str, *, before: int, connection: str, states: Collection[State], limit: int
-    ) -> list[Operation]:
+        self, tenant: str, *, before: int, connection: str, states: Collection[State], size: int
+    ) -> tuple[list[Operation], bool]:
+        """A page, newest first, and whether there is more."""
         async with self._own.unit_of_work(tenants=[tenant], read_only=True) as work:
             return await store.listed(
-                work, tenant, before=before, connection=connection, states=states, limit=limit
+                work, tenant, before=before, connection=connection, states=states, size=size
             )
 
     async def watch(self, tenant: str, id_: str) -> AsyncIterator[Operation]:
         """As it is now, and after each change, until it has ended."""
         seen = 0
         while self._bell.open:
-            found = await self.get(tenant, id_)
-            if found.changes > seen:
+            async with self._own.unit_of_work(tenants=[tenant], read_only=True) as work:
+                changes = await store.changes(work, tenant, id_)
+            if changes != seen:
+                found = await self.get(tenant, id_)
                 seen = found.changes
                 yield found
-            if found.progress.ended:
-                return
+                if found.progress.ended:
+                    return
             await self._bell.heard(LOOK_SECONDS)
 
     async def cancel(self, tenant: str, id_: str) -> Operation:

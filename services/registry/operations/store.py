@@ -13,6 +13,8 @@ from services.registry.operations.operation import Operation, Progress, Repeats,
 from tieline.common.v1.failure_pb2 import Failure
 from tieline.plugin.v1.execute_pb2 import ExecuteResponse
 
+PAGE_BYTES = 8 * 1024 * 1024
+
 READ = """
     select tenant, id, position, connection, action, arguments, idempotency_key, repeats, author, cause, ordering_key,
     start_deadline, create_time, state, state_time, due_time, output, failure, written, pending_id, attempts,
@@ -25,12 +27,21 @@ _BY_KEY = text(f"""
     {READ} where tenant = :tenant and connection = :connection
       and action = :action and idempotency_key = :key and key_held
 """)
-_LIST = text(f"""
-    {READ} where tenant = :tenant and (:before = 0 or position < :before)
-      and (cast(:connection as text) = '' or connection = :connection)
-      and (cardinality(cast(:states as text[])) = 0 or state = any (cast(:states as text[])))
-    order by position desc limit :limit
+# Each may carry two documents of 1 MiB, so a page ends with the one that goes past its bytes.
+_PAGE = text("""
+    with page as (
+        select id, position, octet_length(arguments) + coalesce(octet_length(output), 0) as size from operations
+        where tenant = :tenant and (:before = 0 or position < :before)
+          and (cast(:connection as text) = '' or connection = :connection)
+          and (cardinality(cast(:states as text[])) = 0 or state = any (cast(:states as text[])))
+        order by position desc limit :limit
+    ), summed as (
+        select id, count(*) over () as found, sum(size) over (order by position desc) - size as above from page
+    )
+    select id, found from summed where above < :bytes
 """)
+_THESE = text(f"{READ} where tenant = :tenant and id = any (cast(:ids as text[])) order by position desc")
+_CHANGES = text("select changes from operations where tenant = :tenant and id = :id")
 _OPEN_OF = text(f"""
     {READ} where tenant = :tenant and connection = :connection
       and state in ('queued', 'running', 'pending', 'ambiguous') order by position for update
@@ -116,17 +127,27 @@ async def insert(work: AsyncConnection, operation: Operation, before: datetime) 
 
 
 async def listed(
-    work: AsyncConnection, tenant: str, *, before: int, connection: str, states: Collection[State], limit: int
-) -> list[Operation]:
-    """Newest first."""
+    work: AsyncConnection, tenant: str, *, before: int, connection: str, states: Collection[State], size: int
+) -> tuple[list[Operation], bool]:
+    """A page, newest first, and whether there is more."""
     scope = {
         "tenant": tenant,
         "before": before,
         "connection": connection,
         "states": [state.value for state in states],
-        "limit": limit,
+        "limit": size + 1,
+        "bytes": PAGE_BYTES,
     }
-    return many(await work.execute(_LIST, scope))
+    chosen = (await work.execute(_PAGE, scope)).all()
+    ids = [row.id for row in chosen]
+    found = many(await work.execute(_THESE, {"tenant": tenant, "ids": ids}))[:size]
+    return found, bool(chosen) and chosen[0].found > len(found)
+
+
+async def changes(work: AsyncConnection, tenant: str, id_: str) -> int:
+    """How often it has changed; 0: it is not there."""
+    found: int | None = (await work.execute(_CHANGES, {"tenant": tenant, "id": id_})).scalar_one_or_none()
+    return found or 0
 
 
 async def open_of(work: AsyncConnection, tenant: str, connection: str) -> list[Operation]:
