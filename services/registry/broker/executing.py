@@ -70,7 +70,7 @@ class Executing:
             slot=action.slot or API_SLOT,
             receives=receives,
         )
-        return (await self._calls.unary(ref, operation, ask, min(within, _seconds(action)))).message
+        return (await self._calls.unary(ref, operation, ask, min(within, seconds_of(action)))).message
 
     async def outcome(
         self, ref: ConnectionRef, given: GetOperationRequest, within: float, *, receives: bool = False
@@ -95,7 +95,8 @@ def _action(manifest: Manifest, name: str) -> Action:
     return the("action", manifest.actions, name, manifest)
 
 
-def _seconds(action: Action) -> float:
+def seconds_of(action: Action) -> float:
+    """How long one attempt may take."""
     if not action.HasField("timeout"):
         return ATTEMPT_SECONDS
     return min(LONGEST_SECONDS, action.timeout.ToTimedelta().total_seconds())

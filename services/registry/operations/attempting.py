@@ -7,7 +7,7 @@ from typing import Protocol
 import structlog
 
 from services.registry.broker import failures
-from services.registry.broker.executing import LONGEST_SECONDS, OUTCOME_SECONDS
+from services.registry.broker.executing import OUTCOME_SECONDS
 from services.registry.broker.failures import CallFailed
 from services.registry.operations.machine import (
     Done,
@@ -76,7 +76,7 @@ async def attempt(broker: Performs, operation: Operation) -> Happening:
     ref = ConnectionRef(connection=operation.connection)
     try:
         answer = await broker.execute(
-            ref, request, LONGEST_SECONDS, key_is_kept=True, receives=operation.receives
+            ref, request, operation.timeout, key_is_kept=True, receives=operation.receives
         )
     except CallFailed as failed:
         return Failed(failed.failure, failed.reached)

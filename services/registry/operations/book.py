@@ -15,6 +15,7 @@ from foundation.errors import Code, Problem
 from foundation.identity.names import parse
 from foundation.store.unit_of_work import Store
 from services.registry.broker.documents import Unfit, canonical
+from services.registry.broker.executing import seconds_of
 from services.registry.connections import store as connections
 from services.registry.connections.connection import Connection
 from services.registry.connections.connection import State as ConnectionState
@@ -217,6 +218,7 @@ class OperationBook:
             cause=wanted.cause,
             ordering_key=wanted.ordering_key,
             receives=wanted.receives,
+            timeout=seconds_of(action),
             create_time=now,
             state_time=now,
             progress=progress,

@@ -103,6 +103,10 @@ class Operation:
     """Grows with every change."""
     claim: int = 0
     """Grows whenever somebody takes it on, so that who was taken over from can no longer say anything."""
+    timeout: float
+    """Seconds that one attempt may take."""
+    attempt_until: datetime | None = None
+    """Until then a call of the last attempt may be under way, whoever made it."""
     progress: Progress
 
     @property

@@ -16,9 +16,10 @@ from tieline.plugin.v1.execute_pb2 import ExecuteResponse
 PAGE_BYTES = 8 * 1024 * 1024
 
 READ = """
-    select tenant, id, position, connection, action, arguments, idempotency_key, repeats, author, cause, ordering_key,
+    select tenant, id, position, connection, action, arguments, idempotency_key, repeats, timeout_seconds, author, cause, ordering_key,
     start_deadline, create_time, state, state_time, due_time, output, failure, written, pending_id, attempts,
-    faults, waits, asks, uncertain, away, cancel_wanted, resolved, changes, claim, receives
+    faults, waits, asks, uncertain, away, cancel_wanted, resolved, changes, claim, receives,
+    timeout_seconds, attempt_until
     from operations
 """
 _GET = text(f"{READ} where tenant = :tenant and id = :id")
@@ -53,9 +54,9 @@ _LET_GO = text("""
       and key_held and create_time < :before and state not in ('queued', 'running', 'pending', 'ambiguous')
 """)
 _INSERT = text("""
-    insert into operations (tenant, id, connection, action, arguments, idempotency_key, repeats, author, cause,
+    insert into operations (tenant, id, connection, action, arguments, idempotency_key, repeats, timeout_seconds, author, cause,
                             ordering_key, receives, start_deadline, create_time, state, state_time, due_time)
-    values (:tenant, :id, :connection, :action, :arguments, :key, :repeats, :author, :cause,
+    values (:tenant, :id, :connection, :action, :arguments, :key, :repeats, :timeout_seconds, :author, :cause,
             :ordering_key, :receives, :start_deadline, :create_time, :state, :state_time, :due)
     on conflict do nothing returning position
 """)
@@ -68,7 +69,8 @@ _UPDATE = text("""
     where tenant = :tenant and id = :id
 """)
 _CLAIM = text("""
-    update operations set owner = :owner, lease_time = :until, claim = claim + 1
+    update operations set owner = :owner, lease_time = :until, claim = claim + 1,
+        attempt_until = case when state = 'running' then cast(:attempt_until as timestamptz) else attempt_until end
     where tenant = :tenant and id = :id
 """)
 _RELEASE = text("""
@@ -119,6 +121,7 @@ async def insert(work: AsyncConnection, operation: Operation, before: datetime) 
     progress = operation.progress
     fields = {
         "repeats": progress.repeats.value,
+        "timeout_seconds": operation.timeout,
         "start_deadline": progress.start_deadline,
         "state": progress.state.value,
         "due": progress.due,
@@ -181,10 +184,12 @@ async def update(work: AsyncConnection, was: Operation, now: Progress, when: dat
     await work.execute(_UPDATE, row)
 
 
-async def claim(work: AsyncConnection, operation: Operation, owner: str, until: datetime) -> None:
+async def claim(
+    work: AsyncConnection, operation: Operation, owner: str, until: datetime, attempt_until: datetime
+) -> None:
     """Somebody is at it from now on, under the next claim."""
     own = {"tenant": operation.tenant, "id": operation.id}
-    await work.execute(_CLAIM, own | {"owner": owner, "until": until})
+    await work.execute(_CLAIM, own | {"owner": owner, "until": until, "attempt_until": attempt_until})
 
 
 async def release(work: AsyncConnection, operation: Operation) -> None:
@@ -219,6 +224,8 @@ def read(row: Mapping[str, Any]) -> Operation:
         state_time=row["state_time"],
         changes=row["changes"],
         claim=row["claim"],
+        timeout=row["timeout_seconds"],
+        attempt_until=row["attempt_until"],
         progress=Progress(
             state=State(row["state"]),
             due=row["due_time"],

@@ -100,6 +100,7 @@ class World:
             ordering_key=order,
             create_time=now,
             state_time=now,
+            timeout=60.0,
             progress=Progress(due=now, start_deadline=now + deadline, repeats=REPEATS[action]),
         )
         async with self.own.unit_of_work(tenants=[tenant]) as work:
@@ -267,7 +268,12 @@ async def test_who_was_taken_over_from_can_say_nothing_any_more(world: World) ->
     await slow.look()
     assert (await world.seen("1")).progress.state is State.RUNNING, "it knows that it is at it"
     await quick.look()
-    await world.clock.advance(5)
+    waits = (await world.seen("1")).progress
+    assert (waits.state, waits.attempts) == (State.QUEUED, 1), "their call may still be under way"
+    await world.clock.advance(25)
+    await quick.look()
+    assert (await world.seen("1")).progress.state is State.QUEUED
+    await world.clock.advance(10)
     await quick.look()
     theirs = await world.seen("1")
     assert (theirs.progress.state, theirs.progress.attempts) == (State.RUNNING, 2)

@@ -320,8 +320,8 @@ async def test_a_page_ends_before_it_is_too_large_to_send(acting: Running, chann
     large = "x" * 900_000
     await acting.sql(
         "insert into registry.operations (tenant, id, connection, action, arguments, idempotency_key, repeats,"
-        " author, cause, ordering_key, start_deadline, create_time, state, state_time) select 'acme', n::text,"
-        " $1, 'put', $2, n::text, 'checked', '', '', '', now(), now(), 'succeeded', now()"
+        " author, cause, ordering_key, start_deadline, create_time, state, state_time, timeout_seconds) select 'acme', n::text,"
+        " $1, 'put', $2, n::text, 'checked', '', '', '', now(), now(), 'succeeded', now(), 30"
         " from generate_series(1, 50) n",
         CONNECTION,
         large.encode(),

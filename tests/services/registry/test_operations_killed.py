@@ -58,7 +58,7 @@ async def kill(process: subprocess.Popen[bytes]) -> None:
 
 @asynccontextmanager
 async def world(engines: Served, tmp_path: Path, *, asked: bool = True) -> AsyncIterator[Running]:
-    make_acting(tmp_path, asked=asked)
+    make_acting(tmp_path, asked=asked, timeout="10s")
     async with prepared(engines, tmp_path) as running:
         running.settings = acting_settings(running.settings)
         yield running
