@@ -155,7 +155,7 @@ async def test_a_registry_killed_with_the_answer_in_its_hand(engines: Served, tm
                         asking = (
                             "select from pg_stat_activity where wait_event_type = 'Lock' and query like $1"
                         )
-                        return bool(await holding.fetch(asking, "%for update%"))
+                        return bool(await running.sql(asking, "%for update%"))
 
                     await until(wants_to_say_so, 60)
                     await kill(first)
