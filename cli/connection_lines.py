@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC
 from typing import Any
 
 from tieline.registry.v1.connections_pb2 import (
@@ -10,6 +11,7 @@ from tieline.registry.v1.connections_pb2 import (
     CheckConnectionResponse,
     Connection,
     ConnectionRevision,
+    ProviderSubscription,
 )
 
 
@@ -27,7 +29,15 @@ def of_whole(one: Connection) -> str:
     if one.HasField("application_failure"):
         lines.append(f"  not applied: {one.application_failure.message}")
     lines += [f"  {webhook}: {url}" for webhook, url in sorted(one.webhook_urls.items())]
+    lines += [f"  {_subscribed(subscription)}" for subscription in one.subscriptions]
     return "\n".join(lines)
+
+
+def _subscribed(one: ProviderSubscription) -> str:
+    if one.HasField("failure"):
+        return f"subscription of {one.webhook}: {one.failure.reason} {one.failure.message}"
+    until = f" until {one.expire_time.ToDatetime(UTC):%Y-%m-%d %H:%M}" if one.HasField("expire_time") else ""
+    return f"subscription of {one.webhook}: {one.subscription_id}{until}"
 
 
 def of_revision(one: ConnectionRevision) -> str:

@@ -35,4 +35,9 @@ def cut(rows: Sequence[T], size: int, key: Callable[[T], str]) -> tuple[Sequence
     if len(rows) <= size:
         return rows, ""
     page = rows[:size]
-    return page, base64.urlsafe_b64encode(key(page[-1]).encode()).decode()
+    return page, token(key(page[-1]))
+
+
+def token(last: str) -> str:
+    """Leads to what comes after that key."""
+    return base64.urlsafe_b64encode(last.encode()).decode()

@@ -39,9 +39,18 @@ class Executing:
         self._keys = keys or Keys()
 
     async def execute(
-        self, ref: ConnectionRef, given: ExecuteRequest, within: float, *, key_is_kept: bool = False
+        self,
+        ref: ConnectionRef,
+        given: ExecuteRequest,
+        within: float,
+        *,
+        key_is_kept: bool = False,
+        receives: bool = False,
     ) -> ExecuteResponse:
-        """`key_is_kept`: somebody else keeps what the key stands for, and for longer than we can."""
+        """`key_is_kept`: somebody else keeps what the key stands for, and for longer than we can.
+
+        `receives`: it is a part of receiving, which goes on while the connection rests.
+        """
         served, process = await self._calls.find(ref)
         action = _action(process.manifest, given.action)
         reads = action.idempotency == Action.IDEMPOTENCY_READ_ONLY
@@ -55,11 +64,16 @@ class Executing:
             request.context.CopyFrom(reach.context)
             return _checked(await reach.stub.Execute(request, **reach.options), action)
 
-        operation = Operation(name=f"Execute/{action.name}", writes=not reads, slot=action.slot or API_SLOT)
-        return (await self._calls.unary(ref, operation, ask, min(within, _seconds(action)))).message
+        operation = Operation(
+            name=f"Execute/{action.name}",
+            writes=not reads,
+            slot=action.slot or API_SLOT,
+            receives=receives,
+        )
+        return (await self._calls.unary(ref, operation, ask, min(within, seconds_of(action)))).message
 
     async def outcome(
-        self, ref: ConnectionRef, given: GetOperationRequest, within: float
+        self, ref: ConnectionRef, given: GetOperationRequest, within: float, *, receives: bool = False
     ) -> GetOperationResponse:
         _, process = await self._calls.find(ref)
         demand(CAPABILITY_GET_OPERATION, process.manifest)
@@ -71,7 +85,9 @@ class Executing:
             request.context.CopyFrom(reach.context)
             return _told(await reach.stub.GetOperation(request, **reach.options), action)
 
-        operation = Operation(name=f"GetOperation/{action.name}", slot=action.slot or API_SLOT)
+        operation = Operation(
+            name=f"GetOperation/{action.name}", slot=action.slot or API_SLOT, receives=receives
+        )
         return (await self._calls.unary(ref, operation, ask, min(within, OUTCOME_SECONDS))).message
 
 
@@ -79,7 +95,8 @@ def _action(manifest: Manifest, name: str) -> Action:
     return the("action", manifest.actions, name, manifest)
 
 
-def _seconds(action: Action) -> float:
+def seconds_of(action: Action) -> float:
+    """How long one attempt may take."""
     if not action.HasField("timeout"):
         return ATTEMPT_SECONDS
     return min(LONGEST_SECONDS, action.timeout.ToTimedelta().total_seconds())

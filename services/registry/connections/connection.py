@@ -55,6 +55,8 @@ class Connection:
     resolved_version: str
     endpoints: dict[str, str]
     """Where each webhook arrives: the last part of its URL."""
+    subscriptions: tuple[pb.ProviderSubscription, ...] = ()
+    """Made at the provider by the platform itself."""
     create_time: datetime
     update_time: datetime
     edition: int = 1

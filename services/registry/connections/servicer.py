@@ -193,6 +193,7 @@ class ConnectionServicer(connections_pb2_grpc.ConnectionServiceServicer):
                     webhook: f"{self._public_url}/hooks/{endpoint}"
                     for webhook, endpoint in connection.endpoints.items()
                 },
+                subscriptions=connection.subscriptions,
                 create_time=_moment(connection.create_time),
                 update_time=_moment(connection.update_time),
                 etag=connection.etag,

@@ -22,7 +22,12 @@ _READ = """
            c.application_failure, c.resolved_version, c.create_time, c.update_time, r.wanted, r.settings_version,
            c.edition, c.attempts, c.proven_accounts,
            (select coalesce(json_object_agg(e.webhook, e.endpoint), '{{}}'::json)::text from endpoints e
-            where e.tenant = c.tenant and e.connection = c.id) as endpoints
+            where e.tenant = c.tenant and e.connection = c.id) as endpoints,
+           (select coalesce(json_agg(json_build_object(
+                'webhook', s.webhook, 'id', s.subscription_id, 'failure', encode(s.failure, 'hex'),
+                'expires', extract(epoch from s.expire_time)) order by s.webhook), '[]'::json)::text
+            from subscriptions s where s.tenant = c.tenant and s.connection = c.id
+              and s.instance = c.instance and (s.subscription_id <> '' or s.failure is not null)) as subscriptions
     from connections c
     join connection_revisions r on r.tenant = c.tenant and r.connection = c.id and r.revision = {revision}
 """
@@ -333,6 +338,7 @@ def _read(row: Mapping[str, Any]) -> Connection:
         application_failure=None if refusal is None else Failure.FromString(refusal),
         resolved_version=row["resolved_version"],
         endpoints=json.loads(row["endpoints"]),
+        subscriptions=tuple(map(_subscription, json.loads(row["subscriptions"]))),
         create_time=row["create_time"],
         update_time=row["update_time"],
         edition=row["edition"],
@@ -352,3 +358,12 @@ def _revision(row: Mapping[str, Any]) -> Revision:
         rollback_of=row["rollback_of"],
         migrated_from=row["migrated_from"],
     )
+
+
+def _subscription(told: Mapping[str, Any]) -> pb.ProviderSubscription:
+    one = pb.ProviderSubscription(webhook=told["webhook"], subscription_id=told["id"])
+    if told["expires"] is not None:
+        one.expire_time.FromMilliseconds(round(told["expires"] * 1000))
+    if told["failure"] is not None:
+        one.failure.MergeFromString(bytes.fromhex(told["failure"]))
+    return one

@@ -7,7 +7,7 @@ from typing import Protocol
 import structlog
 
 from services.registry.broker import failures
-from services.registry.broker.executing import LONGEST_SECONDS, OUTCOME_SECONDS
+from services.registry.broker.executing import OUTCOME_SECONDS
 from services.registry.broker.failures import CallFailed
 from services.registry.operations.machine import (
     Done,
@@ -50,11 +50,17 @@ class Performs(Protocol):
     """The broker, as far as actions go."""
 
     async def execute(
-        self, ref: ConnectionRef, given: ExecuteRequest, within: float, *, key_is_kept: bool = False
+        self,
+        ref: ConnectionRef,
+        given: ExecuteRequest,
+        within: float,
+        *,
+        key_is_kept: bool = False,
+        receives: bool = False,
     ) -> ExecuteResponse: ...
 
     async def outcome(
-        self, ref: ConnectionRef, given: GetOperationRequest, within: float
+        self, ref: ConnectionRef, given: GetOperationRequest, within: float, *, receives: bool = False
     ) -> GetOperationResponse: ...
 
 
@@ -69,7 +75,9 @@ async def attempt(broker: Performs, operation: Operation) -> Happening:
     )
     ref = ConnectionRef(connection=operation.connection)
     try:
-        answer = await broker.execute(ref, request, LONGEST_SECONDS, key_is_kept=True)
+        answer = await broker.execute(
+            ref, request, operation.timeout, key_is_kept=True, receives=operation.receives
+        )
     except CallFailed as failed:
         return Failed(failed.failure, failed.reached)
     except Exception:  # the border of one attempt: whatever it was, the plugin may have been called
@@ -95,7 +103,10 @@ async def ask(broker: Performs, operation: Operation) -> Happening:
     )
     try:
         answer = await broker.outcome(
-            ConnectionRef(connection=operation.connection), request, OUTCOME_SECONDS
+            ConnectionRef(connection=operation.connection),
+            request,
+            OUTCOME_SECONDS,
+            receives=operation.receives,
         )
     except CallFailed as failed:
         return _unanswered(failed)

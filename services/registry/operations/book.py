@@ -12,10 +12,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from foundation.clock import Clock, time_ordered_uuid
 from foundation.errors import Code, Problem
-from foundation.identity.names import parse, tenant_of
+from foundation.identity.names import parse
 from foundation.store.unit_of_work import Store
 from services.registry.broker.documents import Unfit, canonical
+from services.registry.broker.executing import seconds_of
 from services.registry.connections import store as connections
+from services.registry.connections.connection import Connection
 from services.registry.connections.connection import State as ConnectionState
 from services.registry.operations import store
 from services.registry.operations.bell import Bell
@@ -60,6 +62,8 @@ class Wanted:
     cause: str = ""
     ordering_key: str = ""
     start_deadline: datetime | None = None
+    receives: bool = False
+    """The platform's own: it goes on while the connection rests or ends."""
 
 
 class OperationBook:
@@ -105,23 +109,26 @@ class OperationBook:
             return _there(await store.get(work, tenant, id_), tenant, id_)
 
     async def list(
-        self, tenant: str, *, before: int, connection: str, states: Collection[State], limit: int
-    ) -> list[Operation]:
+        self, tenant: str, *, before: int, connection: str, states: Collection[State], size: int
+    ) -> tuple[list[Operation], bool]:
+        """A page, newest first, and whether there is more."""
         async with self._own.unit_of_work(tenants=[tenant], read_only=True) as work:
             return await store.listed(
-                work, tenant, before=before, connection=connection, states=states, limit=limit
+                work, tenant, before=before, connection=connection, states=states, size=size
             )
 
     async def watch(self, tenant: str, id_: str) -> AsyncIterator[Operation]:
         """As it is now, and after each change, until it has ended."""
         seen = 0
         while self._bell.open:
-            found = await self.get(tenant, id_)
-            if found.changes > seen:
+            async with self._own.unit_of_work(tenants=[tenant], read_only=True) as work:
+                changes = await store.changes(work, tenant, id_)
+            if changes != seen:
+                found = await self.get(tenant, id_)
                 seen = found.changes
                 yield found
-            if found.progress.ended:
-                return
+                if found.progress.ended:
+                    return
             await self._bell.heard(LOOK_SECONDS)
 
     async def cancel(self, tenant: str, id_: str) -> Operation:
@@ -137,12 +144,11 @@ class OperationBook:
             tenant, id_, Resolved(applied), action="operation.resolve", wanted="resolved", details=details
         )
 
-    async def forget_connection(self, connection: str) -> None:
-        """It is being ended: what waits is taken back, what is under way ends as it ends."""
-        tenant = tenant_of(connection)
+    async def remove(self, connection: Connection) -> None:
+        """The connection is being ended: what waits is taken back, what is under way ends as it ends."""
         now = self._clock.now()
-        async with self._own.unit_of_work(tenants=[tenant]) as work:
-            for operation in await store.open_of(work, tenant, connection):
+        async with self._own.unit_of_work(tenants=[connection.tenant]) as work:
+            for operation in await store.open_of(work, connection.tenant, connection.name):
                 await self._advance(work, operation, CancelWanted(), now)
         self._bell.ring()
 
@@ -211,6 +217,8 @@ class OperationBook:
             author=author,
             cause=wanted.cause,
             ordering_key=wanted.ordering_key,
+            receives=wanted.receives,
+            timeout=seconds_of(action),
             create_time=now,
             state_time=now,
             progress=progress,
@@ -225,7 +233,7 @@ class OperationBook:
         if connection is None:
             why = f"there is no connection {id_}; `tieline connection list` shows what there is"
             raise _bad("connection", why)
-        if connection.state is ConnectionState.DELETING:
+        if connection.state is ConnectionState.DELETING and not wanted.receives:
             raise _bad("connection", f"{id_} is being deleted")
         manifest = self._manifests.manifest(connection.plugin, connection.wanted.version_range)
         if manifest is None:

@@ -72,7 +72,9 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Who was at it is gone."""
+    """Who was at it is gone. Until then a call of theirs may still be under way, so nobody asks or calls before."""
+
+    until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +211,11 @@ class Machine:
 
     def _doubted(self, was: Progress, what: Happening, at: _At) -> Progress:
         match what:
-            case Lost():
-                return self._unknown(was, _lost(), at)
+            case Lost(until):
+                doubted = self._unknown(was, _lost(), at)
+                if until is None or doubted.due is None:
+                    return doubted
+                return replace(doubted, due=max(doubted.due, until))
             case Untold(failure, final):
                 return self._unknown(was, failure or _untold(), at, final=final)
             case Unasked(failure):

@@ -15,6 +15,7 @@ from services.registry.operations.keeping import Keeper
 from services.registry.operations.measuring import OperationMetrics
 from services.registry.operations.runner import Bounds, Runner
 from services.registry.operations.servicer import OperationServicer
+from services.registry.subscriptions.subscriber import Subscriber
 
 
 @asynccontextmanager
@@ -32,7 +33,16 @@ async def operating(on: Ground, removals: list[Removal]) -> AsyncIterator[tuple[
     async def forget(connection: Connection) -> None:
         await book.forget_connection(connection.name)
 
-    removals.append(forget)
+    subscriber = Subscriber(
+        worker=on.worker,
+        manifests=on.host,
+        operations=book,
+        picture=on.picture,
+        public_url=on.settings.public_url,
+        clock=on.clock,
+    )
+    # In this order: what is subscribed to is given up through an operation.
+    removals += [subscriber.remove, forget]
     bounds = Bounds(lease=on.settings.operation_lease_seconds, drain=on.settings.drain_seconds)
     runner = Runner(
         on.worker,
@@ -49,4 +59,5 @@ async def operating(on: Ground, removals: list[Removal]) -> AsyncIterator[tuple[
             Keeper(on.worker, on.clock, timedelta(days=on.settings.operation_days), measured)
         )
         await stack.enter_async_context(runner)
+        await stack.enter_async_context(subscriber)
         yield OperationServicer(book), bell

@@ -95,12 +95,18 @@ class Operation:
     author: str
     cause: str
     ordering_key: str
+    receives: bool = False
+    """It is a part of receiving, which goes on while the connection rests or ends."""
     create_time: datetime
     state_time: datetime
     changes: int = 1
     """Grows with every change."""
     claim: int = 0
     """Grows whenever somebody takes it on, so that who was taken over from can no longer say anything."""
+    timeout: float
+    """Seconds that one attempt may take."""
+    attempt_until: datetime | None = None
+    """Until then a call of the last attempt may be under way, whoever made it."""
     progress: Progress
 
     @property

@@ -50,6 +50,8 @@ PAUSE_SECONDS = 0.5
 """After the store has failed."""
 SWEPT = 100
 HOLD_SECONDS = 1.0
+MARGIN_SECONDS = 1.0
+"""By which a call may outlive its deadline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,7 @@ class Runner:
         async with self._worker.across_tenants() as work:
             for operation in await queue.lost(work, now, SWEPT, self._attempts):
                 log.warning("an attempt is lost", operation=operation.name)
-                await self._advance(work, operation, Lost())
+                await self._advance(work, operation, Lost(operation.attempt_until))
                 await store.release(work, operation)
             for operation in await queue.late(work, now, SWEPT):
                 await self._advance(work, operation, Expired())
@@ -169,7 +171,8 @@ class Runner:
 
     async def _claimed(self, work: AsyncConnection, operation: Operation) -> Operation:
         """As it is under our claim."""
-        await store.claim(work, operation, self._owner, self._until())
+        last = self._clock.now() + timedelta(seconds=operation.timeout + MARGIN_SECONDS)
+        await store.claim(work, operation, self._owner, self._until(), last)
         found = await store.lock(work, operation.tenant, operation.id)
         assert found is not None  # noqa: S101  its row is locked
         return found

@@ -36,16 +36,15 @@ class OperationServicer(operations_pb2_grpc.OperationServiceServicer):
         self, request: pb.ListOperationsRequest, _: ServicerContext
     ) -> pb.ListOperationsResponse:
         (tenant,) = parse("tenants/*", request.parent, "parent")
-        size = paging.page_size(request.page_size)
-        found = await self._book.list(
+        page, more = await self._book.list(
             tenant,
             before=_before(request.page_token),
             connection=request.connection,
             states=[_state(number) for number in request.states],
-            limit=size + 1,
+            size=paging.page_size(request.page_size),
         )
-        page, more = paging.cut(found, size, _position)
-        return pb.ListOperationsResponse(operations=map(shown, page), next_page_token=more)
+        token = paging.token(str(page[-1].position)) if more else ""
+        return pb.ListOperationsResponse(operations=map(shown, page), next_page_token=token)
 
     async def WatchOperation(
         self, request: pb.WatchOperationRequest, _: ServicerContext
@@ -123,10 +122,6 @@ def _before(page_token: str) -> int:
     if after and not (after.isascii() and after.isdigit() and len(after) < 19):
         raise Problem(Code.INVALID_ARGUMENT, field="page_token", why="it is not one that a page gave")
     return int(after or 0)
-
-
-def _position(operation: Operation) -> str:
-    return str(operation.position)
 
 
 def _stamp(value: datetime) -> Timestamp:

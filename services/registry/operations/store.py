@@ -13,10 +13,13 @@ from services.registry.operations.operation import Operation, Progress, Repeats,
 from tieline.common.v1.failure_pb2 import Failure
 from tieline.plugin.v1.execute_pb2 import ExecuteResponse
 
+PAGE_BYTES = 8 * 1024 * 1024
+
 READ = """
-    select tenant, id, position, connection, action, arguments, idempotency_key, repeats, author, cause, ordering_key,
+    select tenant, id, position, connection, action, arguments, idempotency_key, repeats, timeout_seconds, author, cause, ordering_key,
     start_deadline, create_time, state, state_time, due_time, output, failure, written, pending_id, attempts,
-    faults, waits, asks, uncertain, away, cancel_wanted, resolved, changes, claim
+    faults, waits, asks, uncertain, away, cancel_wanted, resolved, changes, claim, receives,
+    timeout_seconds, attempt_until
     from operations
 """
 _GET = text(f"{READ} where tenant = :tenant and id = :id")
@@ -25,12 +28,21 @@ _BY_KEY = text(f"""
     {READ} where tenant = :tenant and connection = :connection
       and action = :action and idempotency_key = :key and key_held
 """)
-_LIST = text(f"""
-    {READ} where tenant = :tenant and (:before = 0 or position < :before)
-      and (cast(:connection as text) = '' or connection = :connection)
-      and (cardinality(cast(:states as text[])) = 0 or state = any (cast(:states as text[])))
-    order by position desc limit :limit
+# Each may carry two documents of 1 MiB, so a page ends with the one that goes past its bytes.
+_PAGE = text("""
+    with page as (
+        select id, position, octet_length(arguments) + coalesce(octet_length(output), 0) as size from operations
+        where tenant = :tenant and (:before = 0 or position < :before)
+          and (cast(:connection as text) = '' or connection = :connection)
+          and (cardinality(cast(:states as text[])) = 0 or state = any (cast(:states as text[])))
+        order by position desc limit :limit
+    ), summed as (
+        select id, count(*) over () as found, sum(size) over (order by position desc) - size as above from page
+    )
+    select id, found from summed where above < :bytes
 """)
+_THESE = text(f"{READ} where tenant = :tenant and id = any (cast(:ids as text[])) order by position desc")
+_CHANGES = text("select changes from operations where tenant = :tenant and id = :id")
 _OPEN_OF = text(f"""
     {READ} where tenant = :tenant and connection = :connection
       and state in ('queued', 'running', 'pending', 'ambiguous') order by position for update
@@ -42,10 +54,10 @@ _LET_GO = text("""
       and key_held and create_time < :before and state not in ('queued', 'running', 'pending', 'ambiguous')
 """)
 _INSERT = text("""
-    insert into operations (tenant, id, connection, action, arguments, idempotency_key, repeats, author, cause,
-                            ordering_key, start_deadline, create_time, state, state_time, due_time)
-    values (:tenant, :id, :connection, :action, :arguments, :key, :repeats, :author, :cause,
-            :ordering_key, :start_deadline, :create_time, :state, :state_time, :due)
+    insert into operations (tenant, id, connection, action, arguments, idempotency_key, repeats, timeout_seconds, author, cause,
+                            ordering_key, receives, start_deadline, create_time, state, state_time, due_time)
+    values (:tenant, :id, :connection, :action, :arguments, :key, :repeats, :timeout_seconds, :author, :cause,
+            :ordering_key, :receives, :start_deadline, :create_time, :state, :state_time, :due)
     on conflict do nothing returning position
 """)
 _UPDATE = text("""
@@ -57,7 +69,8 @@ _UPDATE = text("""
     where tenant = :tenant and id = :id
 """)
 _CLAIM = text("""
-    update operations set owner = :owner, lease_time = :until, claim = claim + 1
+    update operations set owner = :owner, lease_time = :until, claim = claim + 1,
+        attempt_until = case when state = 'running' then cast(:attempt_until as timestamptz) else attempt_until end
     where tenant = :tenant and id = :id
 """)
 _RELEASE = text("""
@@ -99,6 +112,7 @@ async def insert(work: AsyncConnection, operation: Operation, before: datetime) 
         "author": operation.author,
         "cause": operation.cause,
         "ordering_key": operation.ordering_key,
+        "receives": operation.receives,
         "create_time": operation.create_time,
         "state_time": operation.state_time,
     }
@@ -107,6 +121,7 @@ async def insert(work: AsyncConnection, operation: Operation, before: datetime) 
     progress = operation.progress
     fields = {
         "repeats": progress.repeats.value,
+        "timeout_seconds": operation.timeout,
         "start_deadline": progress.start_deadline,
         "state": progress.state.value,
         "due": progress.due,
@@ -115,17 +130,27 @@ async def insert(work: AsyncConnection, operation: Operation, before: datetime) 
 
 
 async def listed(
-    work: AsyncConnection, tenant: str, *, before: int, connection: str, states: Collection[State], limit: int
-) -> list[Operation]:
-    """Newest first."""
+    work: AsyncConnection, tenant: str, *, before: int, connection: str, states: Collection[State], size: int
+) -> tuple[list[Operation], bool]:
+    """A page, newest first, and whether there is more."""
     scope = {
         "tenant": tenant,
         "before": before,
         "connection": connection,
         "states": [state.value for state in states],
-        "limit": limit,
+        "limit": size + 1,
+        "bytes": PAGE_BYTES,
     }
-    return many(await work.execute(_LIST, scope))
+    chosen = (await work.execute(_PAGE, scope)).all()
+    ids = [row.id for row in chosen]
+    found = many(await work.execute(_THESE, {"tenant": tenant, "ids": ids}))[:size]
+    return found, bool(chosen) and chosen[0].found > len(found)
+
+
+async def changes(work: AsyncConnection, tenant: str, id_: str) -> int:
+    """How often it has changed; 0: it is not there."""
+    found: int | None = (await work.execute(_CHANGES, {"tenant": tenant, "id": id_})).scalar_one_or_none()
+    return found or 0
 
 
 async def open_of(work: AsyncConnection, tenant: str, connection: str) -> list[Operation]:
@@ -159,10 +184,12 @@ async def update(work: AsyncConnection, was: Operation, now: Progress, when: dat
     await work.execute(_UPDATE, row)
 
 
-async def claim(work: AsyncConnection, operation: Operation, owner: str, until: datetime) -> None:
+async def claim(
+    work: AsyncConnection, operation: Operation, owner: str, until: datetime, attempt_until: datetime
+) -> None:
     """Somebody is at it from now on, under the next claim."""
     own = {"tenant": operation.tenant, "id": operation.id}
-    await work.execute(_CLAIM, own | {"owner": owner, "until": until})
+    await work.execute(_CLAIM, own | {"owner": owner, "until": until, "attempt_until": attempt_until})
 
 
 async def release(work: AsyncConnection, operation: Operation) -> None:
@@ -192,10 +219,13 @@ def read(row: Mapping[str, Any]) -> Operation:
         author=row["author"],
         cause=row["cause"],
         ordering_key=row["ordering_key"],
+        receives=row["receives"],
         create_time=row["create_time"],
         state_time=row["state_time"],
         changes=row["changes"],
         claim=row["claim"],
+        timeout=row["timeout_seconds"],
+        attempt_until=row["attempt_until"],
         progress=Progress(
             state=State(row["state"]),
             due=row["due_time"],

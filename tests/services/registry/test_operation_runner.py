@@ -15,6 +15,7 @@ import pytest
 
 from foundation.clock import SteeredClock
 from foundation.engines.testing import Served as Engines
+from foundation.errors import Problem
 from foundation.process.testing import until
 from foundation.store.opening import open_store
 from foundation.store.schemas import REGISTRY
@@ -22,16 +23,24 @@ from foundation.store.unit_of_work import Store
 from foundation.telemetry import Metrics
 from services.registry.broker.broker import Broker
 from services.registry.broker.serving import FixedConnections, Served
+from services.registry.connections.connection import Application, Connection
+from services.registry.connections.connection import State as ConnectionState
+from services.registry.host.host import Host
 from services.registry.operations import store
 from services.registry.operations.bell import Bell
+from services.registry.operations.book import OperationBook
 from services.registry.operations.keeping import Keeper
 from services.registry.operations.machine import Done
 from services.registry.operations.measuring import OperationMetrics
 from services.registry.operations.operation import Operation, Progress, Repeats, State
 from services.registry.operations.runner import Bounds, Runner
+from services.registry.subscriptions import store as subscriptions
+from services.registry.subscriptions.subscriber import Subscriber
+from services.registry.subscriptions.subscription import Subscription
 from tests.services.registry.acting import effects, lines, make_acting
 from tests.services.registry.conftest import Running, prepared
 from tests.services.registry.plugins import hosting
+from tieline.registry.v1 import connections_pb2 as pb
 
 TENANTS = ("acme", "noisy", "quiet")
 DAY = timedelta(days=1)
@@ -54,6 +63,7 @@ class World:
     worker: Store
     clock: SteeredClock
     broker: Broker
+    host: Host
     below: Path
 
     def runner(self, owner: str = "one", **bounds: Any) -> Runner:
@@ -90,6 +100,7 @@ class World:
             ordering_key=order,
             create_time=now,
             state_time=now,
+            timeout=60.0,
             progress=Progress(due=now, start_deadline=now + deadline, repeats=REPEATS[action]),
         )
         async with self.own.unit_of_work(tenants=[tenant]) as work:
@@ -119,7 +130,7 @@ async def world(engines: Engines, tmp_path: Path) -> AsyncIterator[World]:
         clock = SteeredClock()
         connections = [connected(tenant, number) for tenant in TENANTS for number in range(6)]
         broker = Broker(host, FixedConnections(*connections), clock=clock)
-        yield World(running, own, worker, clock, broker, tmp_path)
+        yield World(running, own, worker, clock, broker, host, tmp_path)
 
 
 async def quiet(runner: Runner) -> None:
@@ -257,7 +268,12 @@ async def test_who_was_taken_over_from_can_say_nothing_any_more(world: World) ->
     await slow.look()
     assert (await world.seen("1")).progress.state is State.RUNNING, "it knows that it is at it"
     await quick.look()
-    await world.clock.advance(5)
+    waits = (await world.seen("1")).progress
+    assert (waits.state, waits.attempts) == (State.QUEUED, 1), "their call may still be under way"
+    await world.clock.advance(25)
+    await quick.look()
+    assert (await world.seen("1")).progress.state is State.QUEUED
+    await world.clock.advance(10)
     await quick.look()
     theirs = await world.seen("1")
     assert (theirs.progress.state, theirs.progress.attempts) == (State.RUNNING, 2)
@@ -305,3 +321,70 @@ async def test_what_ended_long_ago_is_removed_and_its_key_before_that(world: Wor
     await keeper.look()
     left = await world.running.sql("select id from registry.operations")
     assert [row["id"] for row in left] == ["acme-open"], "what is open stays"
+
+
+async def test_the_end_of_a_connection_takes_back_what_waits(world: World) -> None:
+    (world.below / "offline").touch()
+    await world.add("waits")
+    await world.add("other", connection=2)
+    await world.add("vague", "post", how="vague")
+    runner = world.runner()
+    await turn(world, runner, 1)
+    recorder: Any = None  # nobody asks for this one
+    book = OperationBook(
+        own=world.own, manifests=world.host, recorder=recorder, bell=Bell(), clock=world.clock
+    )
+    await book.remove(ending("acme", "c1"))
+    await book.remove(ending("acme", "c1"))
+    assert (await world.seen("waits")).progress.state is State.CANCELLED
+    assert (await world.seen("other")).progress.state is State.QUEUED
+    assert (await world.seen("vague")).progress.cancel_wanted or (
+        await world.seen("vague")
+    ).progress.state is State.CANCELLED
+
+
+def ending(tenant: str, id_: str) -> Connection:
+    now = SteeredClock().now()
+    return Connection(
+        tenant=tenant,
+        id=id_,
+        instance="i",
+        wanted=pb.Connection(),
+        settings_version="1.0.0",
+        revision=1,
+        applied_revision=1,
+        state=ConnectionState.DELETING,
+        state_time=now,
+        application=Application.APPLIED,
+        application_failure=None,
+        resolved_version="1.0.0",
+        endpoints={},
+        create_time=now,
+        update_time=now,
+    )
+
+
+async def test_the_end_of_a_connection_waits_for_its_subscriptions_but_not_for_ever(world: World) -> None:
+    picture: Any = None  # only the end of one is looked at
+    operations: Any = None
+    subscriber = Subscriber(
+        worker=world.worker,
+        manifests=world.host,
+        operations=operations,
+        picture=picture,
+        public_url="https://hooks.acme.example",
+        clock=world.clock,
+    )
+    gone = ending("acme", "c1")
+    await subscriber.remove(gone)
+    for webhook in ("one", "two"):
+        row = Subscription(
+            tenant="acme", connection="c1", webhook=webhook, instance="i", url="u", due=world.clock.now()
+        )
+        async with world.worker.across_tenants() as work:
+            await subscriptions.insert(work, row)
+    with pytest.raises(Problem, match="one, two"):
+        await subscriber.remove(gone)
+    await world.clock.advance(3601)
+    await subscriber.remove(gone)
+    assert await world.running.sql("select from registry.subscriptions") == []

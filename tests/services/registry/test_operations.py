@@ -290,3 +290,49 @@ async def test_figures_tell_what_waits_and_what_ended(acting: Running, channel: 
     assert 'tieline_operations_ended_total{state="succeeded"} 1.0' in told
     assert 'tieline_operation_attempts_total{outcome="succeeded"} 1.0' in told
     assert 'tieline_operations{state="queued"}' in told
+
+
+async def test_a_paused_connection_makes_its_operations_wait(
+    acting: Running, channel: Channel, tmp_path: Path
+) -> None:
+    turn = "update registry.picture set generation = generation + 1"
+    await acting.sql("update registry.connections set state = 'paused'")
+    await acting.sql(turn)
+    waiting: list[Operation] = []
+
+    async def refused() -> bool:
+        """The registry reads of a change at another replica within a second."""
+        if waiting and (await found(channel, waiting[-1])).failure.reason == "PAUSED":
+            return True
+        if not waiting or state(await found(channel, waiting[-1])) == "SUCCEEDED":
+            waiting.append(await submit(channel, "post", f"paused-{len(waiting)}"))
+        return False
+
+    await until(refused, 60)
+    made = await found(channel, waiting[-1])
+    assert (made.attempts, effects(tmp_path, made.idempotency_key)) == (0, 0)
+    await acting.sql("update registry.connections set state = 'active'")
+    await acting.sql(turn)
+    assert state(await ended(channel, made)) == "SUCCEEDED"
+
+
+async def test_a_page_ends_before_it_is_too_large_to_send(acting: Running, channel: Channel) -> None:
+    large = "x" * 900_000
+    await acting.sql(
+        "insert into registry.operations (tenant, id, connection, action, arguments, idempotency_key, repeats,"
+        " author, cause, ordering_key, start_deadline, create_time, state, state_time, timeout_seconds) select 'acme', n::text,"
+        " $1, 'put', $2, n::text, 'checked', '', '', '', now(), now(), 'succeeded', now(), 30"
+        " from generate_series(1, 50) n",
+        CONNECTION,
+        large.encode(),
+    )
+    stub, names, token, pages = OperationServiceStub(channel), set(), "", 0
+    while True:
+        request = ListOperationsRequest(parent="tenants/acme", page_size=1000, page_token=token)
+        page = await stub.ListOperations(request)
+        pages, token = pages + 1, page.next_page_token
+        names |= {one.name for one in page.operations}
+        assert page.ByteSize() < 12 * 1024 * 1024
+        if not token:
+            break
+    assert (len(names), pages) == (50, 5)

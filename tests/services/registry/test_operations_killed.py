@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
+import asyncpg
 import psutil
 import pytest
 from msgspec.structs import replace
@@ -58,7 +59,7 @@ async def kill(process: subprocess.Popen[bytes]) -> None:
 
 @asynccontextmanager
 async def world(engines: Served, tmp_path: Path, *, asked: bool = True) -> AsyncIterator[Running]:
-    make_acting(tmp_path, asked=asked)
+    make_acting(tmp_path, asked=asked, timeout="10s")
     async with prepared(engines, tmp_path) as running:
         running.settings = acting_settings(running.settings)
         yield running
@@ -133,6 +134,39 @@ async def test_a_registry_killed_while_it_is_queued_and_while_it_goes_on_at_the_
             assert state(await settled(running, made)) == "SUCCEEDED"
     assert effects(tmp_path, "key") == 1
     assert {one["pending"] for one in lines(tmp_path, "questions")} == {"job-7"}
+
+
+async def test_a_registry_killed_with_the_answer_in_its_hand(engines: Served, tmp_path: Path) -> None:
+    """It is done, and it was said; what was said could not be stored."""
+    async with world(engines, tmp_path) as running:
+        with living(running.settings, tmp_path / "first") as first:
+            await ready(running)
+            await connect_acting(running)
+            async with running.as_(OPERATOR) as channel:
+                made = await submit(channel, "post", "key", how="gated")
+            await until(lambda: lines(tmp_path, "asked"))
+            holding = await asyncpg.connect(running.admin.reveal())
+            try:
+                async with holding.transaction():
+                    await holding.execute("select from registry.operations for update")
+                    (tmp_path / "before").touch()
+                    (tmp_path / "after").touch()
+
+                    async def wants_to_say_so() -> bool:
+                        asking = (
+                            "select from pg_stat_activity where wait_event_type = 'Lock' and query like $1"
+                        )
+                        return bool(await running.sql(asking, "%for update%"))
+
+                    await until(wants_to_say_so, 60)
+                    await kill(first)
+            finally:
+                await holding.close()
+        with living(running.settings, tmp_path / "second"):
+            await ready(running)
+            assert state(await settled(running, made)) == "SUCCEEDED"
+    assert effects(tmp_path, "key") == 1
+    assert len(lines(tmp_path, "asked")) == 1
 
 
 async def test_where_nobody_can_be_asked_a_lost_attempt_stays_ambiguous(
