@@ -9,12 +9,25 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any
 
+from cli import streams
 from cli.connection_wanted import binding, isolation, read_bytes
 from foundation.errors import Code, Problem
 from tieline.registry.v1.connections_pb2 import Connection, SlotBinding
 
 _TEXTS = ("title", "version_range", "etag")
-_TAKEN = {"id", "name", "plugin", "settings", "credentials", "webhooks", "labels", "isolation", *_TEXTS}
+_TAKEN = {
+    "id",
+    "name",
+    "plugin",
+    "settings",
+    "credentials",
+    "webhooks",
+    "streams",
+    "resync_policy",
+    "labels",
+    "isolation",
+    *_TEXTS,
+}
 
 
 def read_many(path: str, parent: str) -> list[Connection]:
@@ -72,6 +85,8 @@ def _connection(number: int, document: Any, parent: str) -> Connection:
             settings=_settings(document.get("settings", {})),
             credentials=_credentials(document.get("credentials", {}), parent),
             webhooks=document.get("webhooks", []),
+            streams=streams.read(document.get("streams", [])),
+            resync_policy=streams.read_policy(str(document.get("resync_policy", ""))),
             labels=document.get("labels", {}),
             isolation=isolation(
                 str(document.get("isolation", "")).lower().replace("_", "-").removeprefix("isolation-")

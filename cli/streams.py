@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cli.options import span
 from foundation.errors import Code, Problem
@@ -55,6 +56,36 @@ def chosen(options: argparse.Namespace) -> Sequence[StreamChoice]:
                 raise Problem(Code.INVALID_ARGUMENT, field=f"--{option}", why=why)
             getattr(choices[name], option).append(glob)
     return list(choices.values())
+
+
+def read(value: Any) -> list[StreamChoice]:
+    """As a file has them: `{"issues": "5m"}`, or a list as `--json` prints it."""
+    many = (
+        [{"stream": name, "interval": interval} for name, interval in value.items()]
+        if isinstance(value, Mapping)
+        else value
+    )
+    return [_choice(one) for one in many]
+
+
+def _choice(one: Mapping[str, Any]) -> StreamChoice:
+    unknown = set(one) - {"stream", "interval", "include", "exclude"}
+    if unknown:
+        raise ValueError(f"a stream has no {min(unknown)!r}")
+    choice = StreamChoice(
+        stream=one["stream"], include=one.get("include", []), exclude=one.get("exclude", [])
+    )
+    if interval := one.get("interval"):
+        try:
+            choice.interval.CopyFrom(span(interval))
+        except argparse.ArgumentTypeError:
+            choice.interval.FromJsonString(interval)
+    return choice
+
+
+def read_policy(text: str) -> Connection.ResyncPolicy.ValueType:
+    name = text.upper().replace("-", "_").removeprefix("RESYNC_POLICY_") or "UNSPECIFIED"
+    return Connection.ResyncPolicy.Value(f"RESYNC_POLICY_{name}")
 
 
 def policy(options: argparse.Namespace) -> Connection.ResyncPolicy.ValueType:

@@ -114,7 +114,9 @@ class Span:
 
 def noted(below: Path, what: str = "") -> list[dict[str, Any]]:
     file = below / "polls.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    text = file.read_text() if file.exists() else ""
+    # The last line may be only half written.
+    lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
     return [line for line in lines if not what or line["what"] == what]
 
 
