@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 
-from services.registry.connections.connection import Connection
 from services.registry.connections.ending import Removal
 from services.registry.ground import Ground
 from services.registry.operations.bell import Bell
@@ -30,9 +29,6 @@ async def operating(on: Ground, removals: list[Removal]) -> AsyncIterator[tuple[
         metrics=measured,
     )
 
-    async def forget(connection: Connection) -> None:
-        await book.forget_connection(connection.name)
-
     subscriber = Subscriber(
         worker=on.worker,
         manifests=on.host,
@@ -42,7 +38,7 @@ async def operating(on: Ground, removals: list[Removal]) -> AsyncIterator[tuple[
         clock=on.clock,
     )
     # In this order: what is subscribed to is given up through an operation.
-    removals += [subscriber.remove, forget]
+    removals += [subscriber.remove, book.remove]
     bounds = Bounds(lease=on.settings.operation_lease_seconds, drain=on.settings.drain_seconds)
     runner = Runner(
         on.worker,
