@@ -42,6 +42,7 @@ def test_numbers_are_stable() -> None:
         "DELIVERY_REFUSED": 210,
         "STATE_REFUSES": 211,
         "ROTATION_BY_PERSON": 212,
+        "KEY_REUSED": 213,
         "DEPENDENCY_UNAVAILABLE": 300,
         "SCHEMA_OUTDATED": 301,
         "SHUTTING_DOWN": 302,
