@@ -32,6 +32,8 @@ from foundation.settings import run
 from foundation.store.opening import check_schema, open_store
 from foundation.store.schemas import REGISTRY
 from foundation.telemetry import Check, Metrics, Readiness, configure_logs
+from services.registry.apps.book import AppBook
+from services.registry.apps.servicer import AppServicer
 from services.registry.broker.broker import Broker
 from services.registry.broker.purse import VaultPurse
 from services.registry.broker.servicer import BrokerServicer
@@ -72,6 +74,7 @@ from services.registry.replicas.replica import new_replica
 from services.registry.schedules.opening import schedules
 from services.registry.schedules.servicer import ScheduleServicer
 from services.registry.settings import RegistrySettings
+from tieline.registry.v1.apps_pb2_grpc import add_AppServiceServicer_to_server
 from tieline.registry.v1.broker_pb2_grpc import add_BrokerServiceServicer_to_server
 from tieline.registry.v1.catalogue_pb2_grpc import add_CatalogueServiceServicer_to_server
 from tieline.registry.v1.connections_pb2_grpc import add_ConnectionServiceServicer_to_server
@@ -154,6 +157,7 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
             CatalogueServicer(catalogue, host, recorder),
             ProcessServicer(Fleet(own_processes, worker, clock), recorder),
             ConnectionServicer(connections.people, picture, settings.public_url),
+            AppServicer(AppBook(ground, connections.people.book), settings.public_url),
             EndpointServicer(picture, host),
             BrokerServicer(broker),
             FlagServicer(FlagBook(own, recorder, connections.follower, clock)),
@@ -194,6 +198,7 @@ class Api:
     catalogue: CatalogueServicer
     processes: ProcessServicer
     connections: ConnectionServicer
+    apps: AppServicer
     endpoints: EndpointServicer
     broker: BrokerServicer
     flags: FlagServicer
@@ -207,6 +212,7 @@ class Api:
         server.add(add_CatalogueServiceServicer_to_server, self.catalogue)
         server.add(add_ProcessServiceServicer_to_server, self.processes)
         server.add(add_ConnectionServiceServicer_to_server, self.connections)
+        server.add(add_AppServiceServicer_to_server, self.apps)
         server.add(add_EndpointServiceServicer_to_server, self.endpoints)
         server.add(add_BrokerServiceServicer_to_server, self.broker)
         server.add(add_FlagServiceServicer_to_server, self.flags)

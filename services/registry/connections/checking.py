@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from foundation.store.unit_of_work import Store
 from services.registry.broker import failures
 from services.registry.broker.broker import Broker
 from services.registry.broker.examining import Finding
+from services.registry.connections import accounts, store
 from services.registry.connections.book import ConnectionBook
 from services.registry.connections.connection import Application, Connection, State
 from services.registry.connections.wanted import webhooks_of
@@ -39,8 +41,8 @@ class Checked:
 
 
 class Checking:
-    def __init__(self, book: ConnectionBook, host: Host, broker: Broker) -> None:
-        self._book, self._host, self._broker = book, host, broker
+    def __init__(self, book: ConnectionBook, host: Host, broker: Broker, worker: Store) -> None:
+        self._book, self._host, self._broker, self._worker = book, host, broker, worker
 
     async def check(self, tenant: str, id_: str) -> list[Checked]:
         """Of the newest revision: that is the one which somebody wants to work."""
@@ -55,8 +57,19 @@ class Checking:
             examination = await self._broker.examining.examine(process, served)
             if connection.revision != connection.applied_revision and not _is_tried(connection):
                 await self._broker.calls.preparation.release(process, served.instance)
+        if examination.failure is None and connection.revision == connection.applied_revision:
+            connection = await self._prove(connection, examination.accounts)
         told = [_told(finding) for finding in examination.findings]
-        return [*told, *_webhooks(connection, process.manifest)]
+        return [*told, *_webhooks(connection, process.manifest), *_accounts(connection)]
+
+    async def _prove(self, connection: Connection, proven: Sequence[str]) -> Connection:
+        """What its credentials control now is what it receives for."""
+        if not connection.wanted.app:
+            return connection
+        async with self._worker.across_tenants() as work:
+            if await accounts.prove(work, connection, proven):
+                await store.changed(work)
+        return await self._book.told(connection, settle=False)
 
 
 def _is_tried(connection: Connection) -> bool:
@@ -85,3 +98,16 @@ def _webhooks(connection: Connection, manifest: Manifest) -> Iterator[Checked]:
             yield Checked(
                 f"webhook {webhook.name}", why, "`tieline connection update --webhook` gives it one."
             )
+
+
+def _accounts(connection: Connection) -> Iterator[Checked]:
+    for one in connection.wanted.account_keys:
+        if one.key in connection.accounts:
+            yield Checked(f"account {one.key}")
+            continue
+        why = failures.permission_denied("ACCOUNT_NOT_PROVEN", "nothing shows that it is this tenant's")
+        advice = (
+            "Bind a credential that controls it and check again, or ask who runs the platform:"
+            f" `tieline app approve {connection.name} {one.key}`."
+        )
+        yield Checked(f"account {one.key}", why, advice)

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.registry.connections import accounts as account_keys
 from services.registry.connections import store
 from services.registry.connections.connection import Application, Connection, Revision
 from tieline.common.v1.failure_pb2 import Failure
@@ -78,6 +79,7 @@ _PUT_OFF = text("""
     where tenant = :tenant and id = :id and claim_owner = :owner
 """)
 _ERASE = [
+    text("delete from account_keys where tenant = :tenant and connection = :id"),
     text("delete from checkpoints where tenant = :tenant and connection = :id"),
     text("delete from endpoints where tenant = :tenant and connection = :id"),
     text("delete from connection_revisions where tenant = :tenant and connection = :id"),
@@ -143,6 +145,7 @@ async def applied(
         return 0
     await work.execute(_REVISION_WENT, _row(connection, owner) | {"application": "applied"})
     await work.execute(_END_ENDPOINTS, _row(connection, owner) | {"kept": list(webhooks)})
+    await account_keys.prove(work, connection, accounts)
     return await store.changed(work)
 
 

@@ -45,7 +45,7 @@ class Parts:
 class ConnectionServicer(connections_pb2_grpc.ConnectionServiceServicer):
     def __init__(self, parts: Parts, picture: Picture, public_url: str) -> None:
         self._parts, self._book, self._picture = parts, parts.book, picture
-        self._public_url = public_url.rstrip("/")
+        self._shown = Shown(public_url)
 
     async def CreateConnection(
         self, request: pb.CreateConnectionRequest, _: ServicerContext
@@ -175,7 +175,14 @@ class ConnectionServicer(connections_pb2_grpc.ConnectionServiceServicer):
             for part in watched(shown, snapshot.generation):
                 yield part
 
-    def _shown(self, connection: Connection) -> pb.Connection:
+
+class Shown:
+    """A connection as the contract has it."""
+
+    def __init__(self, public_url: str) -> None:
+        self._public_url = public_url.rstrip("/")
+
+    def __call__(self, connection: Connection) -> pb.Connection:
         shown = pb.Connection()
         shown.CopyFrom(connection.wanted)
         shown.MergeFrom(
@@ -199,6 +206,9 @@ class ConnectionServicer(connections_pb2_grpc.ConnectionServiceServicer):
                 etag=connection.etag,
             )
         )
+        for one in shown.account_keys:
+            claim = connection.accounts.get(one.key, "claimed")
+            one.claim = pb.AccountKey.Claim.Value(f"CLAIM_{claim.upper()}")
         return shown
 
 

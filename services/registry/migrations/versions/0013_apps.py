@@ -1,0 +1,66 @@
+"""Apps that many tenants share, where their deliveries arrive, and whose accounts are whose."""
+
+import sqlalchemy as sa
+from alembic import context, op
+
+from foundation.store.tenancy import platform_table, tenant_table
+
+revision = "0013"
+down_revision = "0012"
+
+
+def upgrade() -> None:
+    schema = context.config.attributes["schema"]
+    moment = sa.TIMESTAMP(timezone=True)
+    name = sa.Text(collation="C")
+    platform_table(
+        "apps",
+        sa.Column("id", name, primary_key=True),
+        sa.Column("instance", name, nullable=False),
+        sa.Column("content", sa.LargeBinary, nullable=False),
+        sa.Column("settings", sa.LargeBinary, nullable=False),
+        sa.Column("edition", sa.BigInteger, nullable=False, server_default="1"),
+        sa.Column("request_id", name),
+        sa.Column("request_digest", sa.LargeBinary, nullable=False),
+        sa.Column("create_time", moment, nullable=False),
+        reason="an app is shared by many tenants",
+        service=["select", "insert", "update"],
+        worker=["select", "update", "delete"],
+    )
+    op.create_index(
+        "apps_request",
+        "apps",
+        ["request_id"],
+        schema=schema.name,
+        unique=True,
+        postgresql_where=sa.text("request_id is not null"),
+    )
+    platform_table(
+        "app_endpoints",
+        sa.Column("app", name, nullable=False),
+        sa.Column("webhook", name, nullable=False),
+        sa.Column("endpoint", name, nullable=False, unique=True),
+        sa.PrimaryKeyConstraint("app", "webhook"),
+        reason="an app's endpoint is shared by many tenants",
+        service=["select", "insert"],
+        worker=["select", "delete"],
+    )
+    op.add_column(
+        "connection_revisions",
+        sa.Column("app", name, nullable=False, server_default=""),
+        schema=schema.name,
+    )
+    # Only keys that receive: so two tenants cannot have one account of an app, whoever is first.
+    tenant_table(
+        "account_keys",
+        sa.Column("connection", name, nullable=False),
+        sa.Column("app", name, nullable=False),
+        sa.Column("account_key", name, nullable=False),
+        sa.Column("claim", sa.Text, nullable=False),
+        key=["connection", "app", "account_key"],
+        service=["select", "insert", "update"],
+        worker=["select", "insert", "update", "delete"],
+    )
+    op.create_index(
+        "account_keys_once", "account_keys", ["app", "account_key"], schema=schema.name, unique=True
+    )
