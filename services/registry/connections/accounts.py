@@ -13,28 +13,25 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.registry.connections.connection import Connection
 
-PROVEN, APPROVED = "proven", "approved"
-
 _END = text("""
     delete from account_keys
-    where tenant = :tenant and connection = :id
+    where instance = :instance
       and (app <> :app or account_key <> all (cast(:wanted as text[]))
            or (claim = 'proven' and account_key <> all (cast(:proven as text[]))))
 """)
 _PROVE = text("""
-    insert into account_keys (tenant, connection, app, account_key, claim)
-    select :tenant, :id, :app, key, 'proven'
+    insert into account_keys (app, account_key, instance, claim)
+    select :app, key, :instance, 'proven'
     from unnest(cast(:proven as text[])) as key
     where key = any (cast(:wanted as text[])) order by key
     on conflict do nothing
 """)
 _APPROVE = text("""
-    insert into account_keys (tenant, connection, app, account_key, claim)
-    values (:tenant, :id, :app, :key, 'approved') on conflict do nothing
+    insert into account_keys (app, account_key, instance, claim)
+    values (:app, :key, :instance, 'approved') on conflict do nothing
 """)
 _APPROVED = text("""
-    update account_keys set claim = 'approved'
-    where tenant = :tenant and connection = :id and app = :app and account_key = :key
+    update account_keys set claim = 'approved' where app = :app and account_key = :key and instance = :instance
 """)
 
 
@@ -60,4 +57,4 @@ async def approve(work: AsyncConnection, connection: Connection, key: str) -> bo
 
 
 def _row(connection: Connection) -> dict[str, Any]:
-    return {"tenant": connection.tenant, "id": connection.id, "app": connection.wanted.app}
+    return {"instance": connection.instance, "app": connection.wanted.app}

@@ -79,7 +79,10 @@ _PUT_OFF = text("""
     where tenant = :tenant and id = :id and claim_owner = :owner
 """)
 _ERASE = [
-    text("delete from account_keys where tenant = :tenant and connection = :id"),
+    text("""
+        delete from account_keys where instance in (
+            select instance from connections where tenant = :tenant and id = :id)
+    """),
     text("delete from checkpoints where tenant = :tenant and connection = :id"),
     text("delete from endpoints where tenant = :tenant and connection = :id"),
     text("delete from connection_revisions where tenant = :tenant and connection = :id"),

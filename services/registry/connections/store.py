@@ -23,7 +23,7 @@ _READ = """
            c.application_failure, c.resolved_version, c.create_time, c.update_time, r.wanted, r.settings_version,
            c.edition, c.attempts, c.proven_accounts, a.settings as app_settings,
            (select coalesce(json_object_agg(k.account_key, k.claim), '{{}}'::json)::text from account_keys k
-            where k.tenant = c.tenant and k.connection = c.id and k.app = r.app) as accounts,
+            where k.instance = c.instance and k.app = r.app) as accounts,
            (select coalesce(json_object_agg(e.webhook, e.endpoint), '{{}}'::json)::text from endpoints e
             where e.tenant = c.tenant and e.connection = c.id) as endpoints,
            (select coalesce(json_agg(json_build_object(

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import context, op
 
-from foundation.store.tenancy import platform_table, tenant_table
+from foundation.store.tenancy import platform_table
 
 revision = "0013"
 down_revision = "0012"
@@ -50,17 +50,17 @@ def upgrade() -> None:
         sa.Column("app", name, nullable=False, server_default=""),
         schema=schema.name,
     )
-    # Only keys that receive: so two tenants cannot have one account of an app, whoever is first.
-    tenant_table(
+    # Only keys that receive: two tenants cannot have one account of an app, whoever is first. The row is a
+    # connection's by its instance, so that nobody reads in it who the other one is.
+    platform_table(
         "account_keys",
-        sa.Column("connection", name, nullable=False),
         sa.Column("app", name, nullable=False),
         sa.Column("account_key", name, nullable=False),
+        sa.Column("instance", name, nullable=False),
         sa.Column("claim", sa.Text, nullable=False),
-        key=["connection", "app", "account_key"],
+        sa.PrimaryKeyConstraint("app", "account_key"),
+        reason="an account is one tenant's at most, and its row names no tenant",
         service=["select", "insert", "update"],
         worker=["select", "insert", "update", "delete"],
     )
-    op.create_index(
-        "account_keys_once", "account_keys", ["app", "account_key"], schema=schema.name, unique=True
-    )
+    op.create_index("account_keys_of", "account_keys", ["instance", "app"], schema=schema.name)
