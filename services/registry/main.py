@@ -139,7 +139,7 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         connections = await open_(connecting(ground))
         rollouts = await open_(Rollouts(host, Moving(picture, broker, host, connections.drafts), clock))
         own_processes = Own(replica, host, rollouts)
-        await open_(Presence(own_processes, worker, host, clock))
+        await open_(Presence(own_processes, worker, host, clock, broker.calls.paces.shared_by))
         polled = await open_(schedules(ground, connections.removals))
         operations, bell = await open_(operating(ground, connections.removals))
         rests_on: dict[str, Check] = {
