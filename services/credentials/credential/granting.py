@@ -69,14 +69,16 @@ class GrantBook:
             if row is not None:
                 await self._delete(work, row)
 
-    async def end(self, connection: str, kept: Collection[tuple[str, str, str]], settled: timedelta) -> None:
-        """The grants of a connection end, but for what it still wants: slot, entry and credential."""
-        tenant = tenant_of(connection)
+    async def end(self, connection: str, kept: Collection[tuple[str, str, str]], settled: timedelta) -> int:
+        """The grants of a connection end, but for what it still wants: slot, entry and credential. How many ended."""
+        tenant, ended = tenant_of(connection), 0
         async with self._store.unit_of_work(tenants=[tenant]) as work:
             for row in await queries.grants_to_end(work, tenant, connection, settled):
                 credential = f"tenants/{tenant}/credentials/{row.credential}"
                 if (row.slot, row.entry, credential) not in kept:
                     await self._delete(work, row)
+                    ended += 1
+        return ended
 
     async def _delete(self, work: AsyncConnection, row: GrantRow) -> None:
         await leases.revoke_of_grant(work, row.tenant, row.id)

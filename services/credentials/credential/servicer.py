@@ -149,13 +149,13 @@ class CredentialServicer(credentials_pb2_grpc.CredentialServiceServicer):
         await self._grants.delete(Ref(tenant, credential), grant)
         return Empty()
 
-    async def EndGrants(self, request: pb.EndGrantsRequest, context: Any) -> Empty:  # noqa: ARG002, N802
+    async def EndGrants(self, request: pb.EndGrantsRequest, context: Any) -> pb.EndGrantsResponse:  # noqa: ARG002, N802
         parse("tenants/*/connections/*", request.connection, "connection")
         if caller().name != PLUGIN_HOST:
             raise Problem(Code.CALLER_KIND_REFUSED, method="EndGrants", kind=caller().name)
         kept = {(one.slot, one.entry, one.credential) for one in request.kept}
-        await self._grants.end(request.connection, kept, request.settled.ToTimedelta())
-        return Empty()
+        ended = await self._grants.end(request.connection, kept, request.settled.ToTimedelta())
+        return pb.EndGrantsResponse(ended=ended)
 
     async def WatchCredentialStates(  # noqa: N802
         self,
