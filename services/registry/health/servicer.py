@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -23,6 +23,8 @@ from tieline.registry.v1.connections_pb2 import Connection
 # ruff: noqa: N802  the contract's names
 
 PART = 200
+KNOWN_SECONDS = 3.0
+"""After a start, the book is read within a moment."""
 _CIRCUIT = pb.ConnectionStatus.Circuit
 
 
@@ -37,7 +39,7 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
         self, request: pb.GetConnectionStatusRequest, _: ServicerContext
     ) -> pb.ConnectionStatus:
         parse("tenants/*/connections/*", request.name, "name")
-        status = self._statuses().get(request.name)
+        status = (await self._statuses()).get(request.name)
         if status is None:
             raise Problem(Code.NOT_FOUND, what=f"a status of {request.name}, which is not there or very new")
         return shown(status)
@@ -46,14 +48,14 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
         self, request: pb.ListConnectionStatusesRequest, _: ServicerContext
     ) -> pb.ListConnectionStatusesResponse:
         (tenant,) = parse("tenants/*", request.parent, "parent")
-        self._statuses()
+        await self._statuses()
         page, more = _page(self._book.worst_first(tenant), request.page_size, request.page_token)
         return pb.ListConnectionStatusesResponse(connection_statuses=map(shown, page), next_page_token=more)
 
     async def ListAllConnectionStatuses(
         self, request: pb.ListAllConnectionStatusesRequest, _: ServicerContext
     ) -> pb.ListAllConnectionStatusesResponse:
-        self._statuses()
+        await self._statuses()
         only = [_health(health) for health in request.health]
         page, more = _page(self._book.worst_first(only=only), request.page_size, request.page_token)
         return pb.ListAllConnectionStatusesResponse(
@@ -77,17 +79,18 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
     async def GetPlatformStatus(
         self, _: pb.GetPlatformStatusRequest, __: ServicerContext
     ) -> pb.PlatformStatus:
+        await self._statuses()
         counted = Counter(status.health for status in self._book.statuses.values())
         return pb.PlatformStatus(
             limitations=map(_limitation, self._platform.limitations),
             connections={health.name.lower(): count for health, count in counted.items()},
         )
 
-    def _statuses(self) -> dict[str, Status]:
-        if not self._book.known:
+    async def _statuses(self) -> Mapping[str, Status]:
+        if not await self._book.until_known(KNOWN_SECONDS):
             why = "the connections are not read yet; ask again in a moment"
             raise Problem(Code.DEPENDENCY_UNAVAILABLE, dependency="the book of statuses", why=why)
-        return dict(self._book.statuses)
+        return self._book.statuses
 
 
 def _health(given: int) -> Health:
