@@ -4,21 +4,17 @@ Cold: an empty data directory, so a cluster is made and every schema migrated. W
 Memory is the proportional set size once everything has been ready for a moment: shared pages count once.
 """
 
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
 from bench.kit.measure import Line
+from bench.kit.up import up
 
 REPETITIONS = 5
-WITHIN = 60.0
 
 
 def run() -> list[Line]:
@@ -30,7 +26,7 @@ def run() -> list[Line]:
         with tempfile.TemporaryDirectory(prefix="tl-bench-", dir="/tmp") as data:
             for times in (cold, warm):
                 began = time.monotonic()
-                with _up(Path(data)) as process:
+                with up(Path(data)) as process:
                     times.append(time.monotonic() - began)
                     if times is warm:
                         for name, size in _memory(process):
@@ -43,21 +39,6 @@ def run() -> list[Line]:
         Line("stop", stop, "s"),
         *(Line(f"memory of {name}", sizes, "MiB") for name, sizes in memory.items()),
     ]
-
-
-@contextmanager
-def _up(data: Path) -> Iterator[psutil.Process]:
-    """Inside the block everything serves; at its end everything is gone."""
-    command = [sys.executable, "-m", "cli", "up", "--data", str(data), "--http", "127.0.0.1:0"]
-    up = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    try:
-        assert up.stdout is not None
-        line = up.stdout.readline()
-        assert line.startswith("ready "), line
-        yield psutil.Process(up.pid)
-    finally:
-        up.send_signal(signal.SIGINT)
-        up.wait(WITHIN)
 
 
 def _memory(up: psutil.Process) -> Iterator[tuple[str, float]]:

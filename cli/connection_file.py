@@ -12,7 +12,7 @@ from typing import Any
 from cli import streams
 from cli.connection_wanted import app_name, binding, isolation, read_bytes
 from foundation.errors import Code, Problem
-from tieline.registry.v1.connections_pb2 import AccountKey, Connection, SlotBinding
+from tieline.registry.v1.connections_pb2 import AccountKey, Connection, RateLimit, SlotBinding
 
 _TEXTS = ("title", "version_range", "etag")
 _TAKEN = {
@@ -28,6 +28,7 @@ _TAKEN = {
     "isolation",
     "app",
     "account_keys",
+    "rate_limit",
     *_TEXTS,
 }
 
@@ -99,6 +100,8 @@ def _connection(number: int, document: Any, parent: str) -> Connection:
                 str(document.get("isolation", "")).lower().replace("_", "-").removeprefix("isolation-")
             ),
         )
+        if limit := document.get("rate_limit"):
+            one.rate_limit.CopyFrom(RateLimit(**limit))
         for name in _TEXTS:
             setattr(one, name, document.get(name, ""))
     except (TypeError, ValueError, AttributeError, KeyError) as error:

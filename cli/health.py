@@ -24,7 +24,6 @@ from tieline.registry.v1.status_pb2 import (
     PlatformStatus,
 )
 
-_WHY_NOT = "the registry does not answer"
 # What processes call the things that they rest on, in our words.
 _COMPONENTS = {
     "postgres": "postgresql",
@@ -38,7 +37,7 @@ _COMPONENTS = {
 class Health:
     """What the registry says; `unknown` says why it says nothing."""
 
-    unknown: str = _WHY_NOT
+    unknown: str
     counts: Mapping[str, int] = field(default_factory=dict)
     statuses: Sequence[ConnectionStatus] = ()
     next_page_token: str = ""

@@ -47,6 +47,7 @@ from services.registry.connections.moving import Moving
 from services.registry.connections.opening import connecting
 from services.registry.connections.picture import Picture
 from services.registry.connections.servicer import ConnectionServicer
+from services.registry.connections.shown import Shown
 from services.registry.egress.proxy import open_egress
 from services.registry.flags.book import FlagBook
 from services.registry.flags.servicer import FlagServicer
@@ -142,7 +143,7 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         connections = await open_(connecting(ground))
         rollouts = await open_(Rollouts(host, Moving(picture, broker, host, connections.drafts), clock))
         own_processes = Own(replica, host, rollouts)
-        await open_(Presence(own_processes, worker, host, clock))
+        await open_(Presence(own_processes, worker, host, clock, broker.calls.paces.shared_by))
         polled = await open_(schedules(ground, connections.removals))
         operations, bell = await open_(operating(ground, connections.removals))
         rests_on: dict[str, Check] = {
@@ -153,11 +154,12 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         }
         wake = asyncio.Event() if relay is None else relay.wake
         statuses = await open_(watching(ground, ear, connections.removals, rests_on, wake))
+        shown = Shown(statuses.seen, settings.public_url)
         api = Api(
             CatalogueServicer(catalogue, host, recorder),
             ProcessServicer(Fleet(own_processes, worker, clock), recorder),
-            ConnectionServicer(connections.people, picture, settings.public_url),
-            AppServicer(AppBook(ground, connections.people.book), settings.public_url),
+            ConnectionServicer(connections.people, picture, shown),
+            AppServicer(AppBook(ground, connections.people.book), shown, settings.public_url),
             EndpointServicer(picture, host),
             BrokerServicer(broker),
             FlagServicer(FlagBook(own, recorder, connections.follower, clock)),

@@ -72,13 +72,19 @@ class GrantBook:
 
     async def end(
         self, tenant: str, subject: str, kept: Collection[tuple[str, str, str]], settled: timedelta
-    ) -> None:
-        """The grants of a connection or app end, but for what it still wants: slot, entry and credential."""
+    ) -> int:
+        """The grants of a connection or app end, but for what it still wants: slot, entry and credential.
+
+        How many ended.
+        """
+        ended = 0
         async with self._store.unit_of_work(tenants=[tenant]) as work:
             for row in await queries.grants_to_end(work, tenant, subject, settled):
                 credential = f"tenants/{tenant}/credentials/{row.credential}"
                 if (row.slot, row.entry, credential) not in kept:
                     await self._delete(work, row)
+                    ended += 1
+        return ended
 
     async def _delete(self, work: AsyncConnection, row: GrantRow) -> None:
         await leases.revoke_of_grant(work, row.tenant, row.id)

@@ -149,7 +149,7 @@ class CredentialServicer(credentials_pb2_grpc.CredentialServiceServicer):
         await self._grants.delete(Ref(tenant, credential), grant)
         return Empty()
 
-    async def EndGrants(self, request: pb.EndGrantsRequest, context: Any) -> Empty:  # noqa: ARG002, N802
+    async def EndGrants(self, request: pb.EndGrantsRequest, context: Any) -> pb.EndGrantsResponse:  # noqa: ARG002, N802
         if request.app:
             parse("apps/*", request.app, "app")
             (tenant,) = parse("tenants/*", request.app_owner, "app_owner")
@@ -159,8 +159,8 @@ class CredentialServicer(credentials_pb2_grpc.CredentialServiceServicer):
             raise Problem(Code.CALLER_KIND_REFUSED, method="EndGrants", kind=caller().name)
         kept = {(one.slot, one.entry, one.credential) for one in request.kept}
         subject = request.app or request.connection
-        await self._grants.end(tenant, subject, kept, request.settled.ToTimedelta())
-        return Empty()
+        ended = await self._grants.end(tenant, subject, kept, request.settled.ToTimedelta())
+        return pb.EndGrantsResponse(ended=ended)
 
     async def WatchCredentialStates(  # noqa: N802
         self,

@@ -7,7 +7,7 @@ from foundation.rpc import paging
 from foundation.rpc.call import ServicerContext
 from services.registry.apps.app import App
 from services.registry.apps.book import AppBook
-from services.registry.connections.servicer import Shown
+from services.registry.connections.shown import Shown
 from tieline.registry.v1 import apps_pb2 as pb
 from tieline.registry.v1 import apps_pb2_grpc
 from tieline.registry.v1.connections_pb2 import Connection
@@ -16,9 +16,9 @@ from tieline.registry.v1.connections_pb2 import Connection
 
 
 class AppServicer(apps_pb2_grpc.AppServiceServicer):
-    def __init__(self, book: AppBook, public_url: str) -> None:
+    def __init__(self, book: AppBook, connection: Shown, public_url: str) -> None:
         self._book, self._public_url = book, public_url.rstrip("/")
-        self._connection = Shown(public_url)
+        self._connection = connection
 
     async def CreateApp(self, request: pb.CreateAppRequest, _: ServicerContext) -> pb.App:
         return self._shown(

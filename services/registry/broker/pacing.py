@@ -35,9 +35,12 @@ class Paces:
         self.replicas = 1
         """Who shares the calls of a minute."""
 
+    def shared_by(self, replicas: int) -> None:
+        self.replicas = max(1, replicas)
+
     def take(self, served: Served) -> float:
         """0: go, and it is counted. Else in how many seconds to ask again."""
-        each = served.pace.calls_per_minute / max(1, self.replicas)
+        each = served.pace.calls_per_minute / self.replicas
         if not each:
             return 0.0
         kept, now = self._of(served), self._clock.monotonic()
@@ -70,12 +73,12 @@ class Paces:
             room.release()
 
     def _of(self, served: Served) -> _Kept:
-        kept = self._kept.get(served.instance)
+        kept = self._kept.get(served.connection)
         if kept is None or kept.pace != served.pace:
             self._forget()
             free_at = self._clock.monotonic() if kept is None else kept.free_at
             kept = _Kept(served.pace, free_at, asyncio.Semaphore(served.pace.concurrency or 1))
-            self._kept[served.instance] = kept
+            self._kept[served.connection] = kept
         return kept
 
     def _forget(self) -> None:

@@ -2,10 +2,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 
 from google.protobuf.empty_pb2 import Empty
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from foundation.errors import Code, Problem
 from foundation.identity.names import parse, tenant_of
@@ -19,6 +17,7 @@ from services.registry.connections.history import differences
 from services.registry.connections.many import Many, Order
 from services.registry.connections.picture import Picture
 from services.registry.connections.resting import Resting
+from services.registry.connections.shown import Shown, moment
 from tieline.registry.v1 import connections_pb2 as pb
 from tieline.registry.v1 import connections_pb2_grpc
 
@@ -43,9 +42,9 @@ class Parts:
 
 
 class ConnectionServicer(connections_pb2_grpc.ConnectionServiceServicer):
-    def __init__(self, parts: Parts, picture: Picture, public_url: str) -> None:
+    def __init__(self, parts: Parts, picture: Picture, shown: Shown) -> None:
         self._parts, self._book, self._picture = parts, parts.book, picture
-        self._shown = Shown(public_url)
+        self._shown = shown
 
     async def CreateConnection(
         self, request: pb.CreateConnectionRequest, _: ServicerContext
@@ -176,48 +175,6 @@ class ConnectionServicer(connections_pb2_grpc.ConnectionServiceServicer):
                 yield part
 
 
-class Shown:
-    """A connection as the contract has it."""
-
-    def __init__(self, public_url: str) -> None:
-        self._public_url = public_url.rstrip("/")
-
-    def __call__(self, connection: Connection) -> pb.Connection:
-        shown = pb.Connection()
-        shown.CopyFrom(connection.wanted)
-        shown.MergeFrom(
-            pb.Connection(
-                name=connection.name,
-                state=pb.Connection.State.Value(f"STATE_{connection.state.name}"),
-                state_time=_moment(connection.state_time),
-                failure=connection.failure,
-                revision=connection.revision,
-                application=pb.Connection.Application.Value(f"APPLICATION_{connection.application.name}"),
-                applied_revision=connection.applied_revision,
-                application_failure=connection.application_failure,
-                resolved_version=connection.resolved_version,
-                webhook_urls={
-                    webhook: f"{self._public_url}/hooks/{endpoint}"
-                    for webhook, endpoint in connection.endpoints.items()
-                },
-                subscriptions=connection.subscriptions,
-                create_time=_moment(connection.create_time),
-                update_time=_moment(connection.update_time),
-                etag=connection.etag,
-            )
-        )
-        for one in shown.account_keys:
-            claim = connection.accounts.get(one.key, "claimed")
-            one.claim = pb.AccountKey.Claim.Value(f"CLAIM_{claim.upper()}")
-        return shown
-
-
-def _moment(value: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(value)
-    return stamp
-
-
 def _id(connection: Connection) -> str:
     return connection.id
 
@@ -252,7 +209,7 @@ def _revision(parent: str, revision: Revision, before: Revision | None) -> pb.Co
         changed_fields=fields,
         settings_patch=patch,
         author=revision.author,
-        create_time=_moment(revision.create_time),
+        create_time=moment(revision.create_time),
         application=pb.Connection.Application.Value(f"APPLICATION_{revision.application.name}"),
         rollback_of=revision.rollback_of,
     )

@@ -37,6 +37,7 @@ from services.registry.health.store import Row
 log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 1.0
+FIRST_SECONDS = 0.05
 TELL_SECONDS = 5.0
 FRESH = timedelta(seconds=30)
 """A replica that has not told anything for so long is gone."""
@@ -108,8 +109,8 @@ class Keeper:
             await self._clock.sleep(seconds)
 
     async def _judge(self) -> None:
-        if not self._picture.snapshot.known:
-            return
+        while not self._picture.snapshot.known:
+            await self._clock.sleep(FIRST_SECONDS)
         now = self._clock.now()
         connections = self._picture.snapshot.content
         own = self._gathering.reports(connections)

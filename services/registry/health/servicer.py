@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -14,6 +14,7 @@ from services.registry.connections.connection import State
 from services.registry.health.platform import Limitation, Platform
 from services.registry.health.reports import Report
 from services.registry.health.rules import Health
+from services.registry.health.seen import Seen
 from services.registry.health.status import Status, StatusBook
 from tieline.common.v1.failure_pb2 import ThrottleScope
 from tieline.registry.v1 import status_pb2 as pb
@@ -23,12 +24,14 @@ from tieline.registry.v1.connections_pb2 import Connection
 # ruff: noqa: N802  the contract's names
 
 PART = 200
+KNOWN_SECONDS = 3.0
+"""After a start, the book is read within a moment."""
 _CIRCUIT = pb.ConnectionStatus.Circuit
 
 
 class StatusServicer(status_pb2_grpc.StatusServiceServicer):
-    def __init__(self, book: StatusBook, platform: Platform) -> None:
-        self._book, self._platform = book, platform
+    def __init__(self, book: StatusBook, platform: Platform, seen: Seen) -> None:
+        self._book, self._platform, self.seen = book, platform, seen
 
     def stop_watching(self) -> None:
         self._book.stop_watching()
@@ -37,27 +40,29 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
         self, request: pb.GetConnectionStatusRequest, _: ServicerContext
     ) -> pb.ConnectionStatus:
         parse("tenants/*/connections/*", request.name, "name")
-        status = self._statuses().get(request.name)
+        status = (await self._statuses()).get(request.name)
         if status is None:
             raise Problem(Code.NOT_FOUND, what=f"a status of {request.name}, which is not there or very new")
-        return shown(status)
+        return self._shown(status)
 
     async def ListConnectionStatuses(
         self, request: pb.ListConnectionStatusesRequest, _: ServicerContext
     ) -> pb.ListConnectionStatusesResponse:
         (tenant,) = parse("tenants/*", request.parent, "parent")
-        self._statuses()
+        await self._statuses()
         page, more = _page(self._book.worst_first(tenant), request.page_size, request.page_token)
-        return pb.ListConnectionStatusesResponse(connection_statuses=map(shown, page), next_page_token=more)
+        return pb.ListConnectionStatusesResponse(
+            connection_statuses=map(self._shown, page), next_page_token=more
+        )
 
     async def ListAllConnectionStatuses(
         self, request: pb.ListAllConnectionStatusesRequest, _: ServicerContext
     ) -> pb.ListAllConnectionStatusesResponse:
-        self._statuses()
+        await self._statuses()
         only = [_health(health) for health in request.health]
         page, more = _page(self._book.worst_first(only=only), request.page_size, request.page_token)
         return pb.ListAllConnectionStatusesResponse(
-            connection_statuses=map(shown, page), next_page_token=more
+            connection_statuses=map(self._shown, page), next_page_token=more
         )
 
     async def WatchConnectionStatuses(
@@ -69,7 +74,7 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
             for start in range(0, max(1, len(changed)), PART):
                 last = start + PART >= len(changed)
                 yield pb.WatchConnectionStatusesResponse(
-                    connection_statuses=map(shown, changed[start : start + PART]),
+                    connection_statuses=map(self._shown, changed[start : start + PART]),
                     complete=last,
                     deleted=news.gone if last else (),
                 )
@@ -77,17 +82,21 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
     async def GetPlatformStatus(
         self, _: pb.GetPlatformStatusRequest, __: ServicerContext
     ) -> pb.PlatformStatus:
+        await self._statuses()
         counted = Counter(status.health for status in self._book.statuses.values())
         return pb.PlatformStatus(
             limitations=map(_limitation, self._platform.limitations),
             connections={health.name.lower(): count for health, count in counted.items()},
         )
 
-    def _statuses(self) -> dict[str, Status]:
-        if not self._book.known:
+    def _shown(self, status: Status) -> pb.ConnectionStatus:
+        return shown(status, self.seen.version(status.connection))
+
+    async def _statuses(self) -> Mapping[str, Status]:
+        if not await self._book.until_known(KNOWN_SECONDS):
             why = "the connections are not read yet; ask again in a moment"
             raise Problem(Code.DEPENDENCY_UNAVAILABLE, dependency="the book of statuses", why=why)
-        return dict(self._book.statuses)
+        return self._book.statuses
 
 
 def _health(given: int) -> Health:
@@ -108,11 +117,11 @@ def _key(status: Status) -> str:
     return f"{order}/{name}"
 
 
-def shown(status: Status) -> pb.ConnectionStatus:
+def shown(status: Status, version: str) -> pb.ConnectionStatus:
     connection, report = status.connection, status.report
     told = pb.ConnectionStatus(
         connection=connection.name,
-        plugin_version=f"{connection.plugin}@{connection.resolved_version}".rstrip("@"),
+        plugin_version=f"{connection.plugin}@{version}".rstrip("@"),
         health=pb.ConnectionStatus.Health.ValueType(status.health),
         health_time=_moment(status.since),
         explanation=status.explanation,

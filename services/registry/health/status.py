@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -81,6 +82,14 @@ class StatusBook:
         self.statuses, self.known = statuses, True
         turned, self._turned = self._turned, asyncio.Event()
         turned.set()
+
+    async def until_known(self, within: float) -> bool:
+        """Whether it was read at all, once that is so or the time has passed."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                while not self.known and self._open:
+                    await self._turned.wait()
+        return self.known
 
     def worst_first(self, tenant: str = "", only: Collection[Health] = ()) -> list[Status]:
         """Those of a tenant, or of all."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Self
 
 import structlog
@@ -53,7 +54,16 @@ class Beats:
 class Presence:
     """`async with` it."""
 
-    def __init__(self, own: Own, worker: Store, host: Host, clock: Clock) -> None:
+    def __init__(
+        self,
+        own: Own,
+        worker: Store,
+        host: Host,
+        clock: Clock,
+        counted: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """`counted` is told now and then how many replicas there are."""
+        self._counted = counted
         self._own, self._worker, self._host = own, worker, host
         self._beats = Beats(clock)
         self._clock, self._life = clock, Life.own()
@@ -112,6 +122,7 @@ class Presence:
         async with self._worker.across_tenants() as work:
             if self._beats.due("beat", BEAT_SECONDS):
                 unknown = await store.beat(work, self._own.replica, self._own.host_name, self._life)
+                self._counted(await store.count(work))
             await store.describe(work, self._own.replica, changed, gone)
             for name, text in news.items():
                 await store.tell_rollout(work, name, text, is_over=rollouts[name].stage in OVER)

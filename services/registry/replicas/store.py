@@ -18,6 +18,9 @@ _BEAT = text("""
     insert into replicas (id, host, machine, process) values (:replica, :host, :machine, :process)
     on conflict (id) do update set heartbeat_time = now() returning xmax = 0 as is_new
 """)
+_COUNT = text("""
+    select count(*) from replicas where heartbeat_time > now() - make_interval(secs => :alive)
+""")
 _NEIGHBOURS = text("select id, process from replicas where machine = :machine and id <> :replica")
 _LEAVE = [
     text("delete from replicas where id = :replica"),
@@ -111,6 +114,12 @@ async def beat(work: AsyncConnection, replica: str, host: str, life: Life) -> bo
     """True: nobody knew of it, so what it told before is forgotten."""
     row = {"replica": replica, "host": host, "machine": life.machine, "process": life.process}
     return bool((await work.execute(_BEAT, row)).scalar_one())
+
+
+async def count(work: AsyncConnection) -> int:
+    """How many there are, as far as their hearts say."""
+    number: int = (await work.execute(_COUNT, {"alive": ALIVE_SECONDS})).scalar_one()
+    return number
 
 
 async def neighbours(work: AsyncConnection, replica: str, machine: str) -> list[tuple[str, str]]:

@@ -72,10 +72,10 @@ async def test_grants_end_with_their_connection_and_only_the_registry_says_so(
     kept = EndGrantsRequest(connection=CONNECTION)
     kept.kept.add(slot="webhook", credential="tenants/acme/credentials/spare")
     kept.settled.FromTimedelta(timedelta(minutes=1))
-    await registry.credentials.EndGrants(kept)
+    assert (await registry.credentials.EndGrants(kept)).ended == 0
     assert await grants(admin) == {("hook", "main"), ("spare", "main"), ("spare", "other")}, "too young"
     kept.ClearField("settled")
-    await registry.credentials.EndGrants(kept)
+    assert (await registry.credentials.EndGrants(kept)).ended == 1
     assert await grants(admin) == {("spare", "main"), ("spare", "other")}
     for _ in range(2):
         await registry.credentials.EndGrants(request)

@@ -15,7 +15,6 @@ from typing import Any
 import asyncpg
 import msgspec
 import pytest
-from google.protobuf.empty_pb2 import Empty
 from joserfc.jwk import OKPKey
 from opentelemetry import trace
 
@@ -129,7 +128,7 @@ class Vault(credentials_pb2_grpc.CredentialServiceServicer):
         self.granted[request.request_id] = (caller().name, request.grant)
         return request.grant
 
-    async def EndGrants(self, request: vault_pb.EndGrantsRequest, _: Any) -> Empty:
+    async def EndGrants(self, request: vault_pb.EndGrantsRequest, _: Any) -> vault_pb.EndGrantsResponse:
         if self.away:
             raise Problem(Code.DEPENDENCY_UNAVAILABLE, dependency="postgres", why="it is away")
         assert caller().name == OURSELVES.name
@@ -138,7 +137,7 @@ class Vault(credentials_pb2_grpc.CredentialServiceServicer):
             of = (grant.slot, grant.entry, credential_of(grant))
             if (grant.connection, grant.app) == (request.connection, request.app) and of not in kept:
                 del self.granted[id_]
-        return Empty()
+        return vault_pb.EndGrantsResponse()
 
 
 def credential_of(grant: vault_pb.Grant) -> str:

@@ -99,7 +99,6 @@ async def test_of_two_updates_at_the_same_moment_one_wins(registry: Running) -> 
         (["plugin"], "never changes"),
         (["colour"], "there is no such field"),
         (["settings", "state"], "only the platform says it"),
-        (["rate_limit"], "does not serve it yet"),
         (["labels.team"], "there is no such field"),
         (["*"], "there is no such field"),
     ],
