@@ -52,7 +52,7 @@ _OF_APP = text(f"""{NEWEST} where r.app = :app or exists (
           and s.revision = c.applied_revision and s.app = :app)
     order by c.tenant, c.id limit :limit""")
 # Until the transaction ends the app is not removed.
-_HOLD_APP = text("select from apps where 'apps/' || id = :app for share")
+_HOLD_APP = text("select id from apps where 'apps/' || id = :app for share")
 _REVISIONS = text("""
     select revision, wanted, settings_version, author, create_time, application, rollback_of, migrated_from
     from connection_revisions
