@@ -18,7 +18,7 @@ from services.registry.apps.app import App, routed
 from services.registry.apps.wanted import SETTABLE, check, merged, settable
 from services.registry.connections import accounts
 from services.registry.connections import store as connections
-from services.registry.connections.book import ConnectionBook, digest_of, endpoint
+from services.registry.connections.book import ConnectionBook, changed_since, digest_of, endpoint
 from services.registry.connections.connection import Connection, State
 from services.registry.connections.grants import Wish, purposes
 from services.registry.connections.wanted import check as check_connection
@@ -142,6 +142,8 @@ class AppBook:
             self._recorder.making(change),
             self._own.unit_of_work(tenants=[tenant]) as work,
         ):
+            if not await accounts.hold(work, connection):
+                raise changed_since(connection)
             if not await accounts.approve(work, connection, account_key):
                 what = f"connection with the account {account_key[:100]!r} at {app}"
                 raise Problem(Code.ALREADY_EXISTS, what=what)

@@ -13,6 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.registry.connections.connection import Connection
 
+_HOLD = text("""
+    select instance from connections
+    where tenant = :tenant and id = :id and instance = :instance and revision = :revision and state <> 'deleting'
+    for share
+""")
 _END = text("""
     delete from account_keys
     where instance = :instance
@@ -33,6 +38,16 @@ _APPROVE = text("""
 _APPROVED = text("""
     update account_keys set claim = 'approved' where app = :app and account_key = :key and instance = :instance
 """)
+
+
+async def hold(work: AsyncConnection, connection: Connection) -> bool:
+    """Until the transaction ends nobody changes what it names; false if somebody has."""
+    row = _row(connection) | {
+        "tenant": connection.tenant,
+        "id": connection.id,
+        "revision": connection.revision,
+    }
+    return (await work.execute(_HOLD, row)).one_or_none() is not None
 
 
 async def prove(work: AsyncConnection, connection: Connection, proven: Collection[str]) -> bool:

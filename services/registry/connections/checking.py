@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from foundation.store.unit_of_work import Store
 from services.registry.broker import failures
 from services.registry.broker.broker import Broker
 from services.registry.broker.examining import Finding
-from services.registry.connections import accounts, store
 from services.registry.connections.book import ConnectionBook
 from services.registry.connections.connection import Application, Connection, State
+from services.registry.connections.proving import Prover
 from services.registry.connections.wanted import webhooks_of
 from services.registry.host.host import Host
 from tieline.common.v1.failure_pb2 import Failure, FailureKind
@@ -41,8 +40,8 @@ class Checked:
 
 
 class Checking:
-    def __init__(self, book: ConnectionBook, host: Host, broker: Broker, worker: Store) -> None:
-        self._book, self._host, self._broker, self._worker = book, host, broker, worker
+    def __init__(self, book: ConnectionBook, host: Host, broker: Broker, prover: Prover) -> None:
+        self._book, self._host, self._broker, self._prover = book, host, broker, prover
 
     async def check(self, tenant: str, id_: str) -> list[Checked]:
         """Of the newest revision: that is the one which somebody wants to work."""
@@ -58,18 +57,10 @@ class Checking:
             if connection.revision != connection.applied_revision and not _is_tried(connection):
                 await self._broker.calls.preparation.release(process, served.instance)
         if examination.failure is None and connection.revision == connection.applied_revision:
-            connection = await self._prove(connection, examination.accounts)
+            await self._prover.found(connection, examination.accounts)
+            connection = await self._book.get(tenant, id_)
         told = [_told(finding) for finding in examination.findings]
         return [*told, *_webhooks(connection, process.manifest), *_accounts(connection)]
-
-    async def _prove(self, connection: Connection, proven: Sequence[str]) -> Connection:
-        """What its credentials control now is what it receives for."""
-        if not connection.wanted.app:
-            return connection
-        async with self._worker.across_tenants() as work:
-            if await accounts.prove(work, connection, proven):
-                await store.changed(work)
-        return await self._book.told(connection, settle=False)
 
 
 def _is_tried(connection: Connection) -> bool:

@@ -18,6 +18,7 @@ from services.registry.connections.ending import Ender, Removal
 from services.registry.connections.grants import VaultGrants
 from services.registry.connections.many import Many
 from services.registry.connections.migrating import Migrator
+from services.registry.connections.proving import Prover
 from services.registry.connections.releasing import Releaser
 from services.registry.connections.resting import Resting
 from services.registry.connections.servicer import Parts
@@ -66,6 +67,7 @@ async def connecting(on: Ground) -> AsyncIterator[Connections]:
                 clock=clock,
             )
         )
+        prover = await open_(Prover(worker, host, broker, picture, clock))
         releaser = await open_(Releaser(host, broker, picture, clock))
         ender = await open_(
             Ender(
@@ -94,6 +96,6 @@ async def connecting(on: Ground) -> AsyncIterator[Connections]:
             changing,
             Resting(book, host, broker, ender),
             Many(book, changing),
-            Checking(book, host, broker, worker),
+            Checking(book, host, broker, prover),
         )
         yield Connections(people, drafts, removals, follower)

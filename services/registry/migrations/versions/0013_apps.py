@@ -50,6 +50,15 @@ def upgrade() -> None:
         sa.Column("app", name, nullable=False, server_default=""),
         schema=schema.name,
     )
+    # When its accounts are asked about again; null: it names none.
+    op.add_column("connections", sa.Column("prove_after", moment), schema=schema.name)
+    op.create_index(
+        "connections_to_prove",
+        "connections",
+        ["prove_after"],
+        schema=schema.name,
+        postgresql_where=sa.text("prove_after is not null"),
+    )
     # Only keys that receive: two tenants cannot have one account of an app, whoever is first. The row is a
     # connection's by its instance, so that nobody reads in it who the other one is.
     platform_table(
