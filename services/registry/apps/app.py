@@ -78,3 +78,17 @@ def with_defaults(below: bytes, own: bytes) -> bytes:
     if not defaults:
         return own
     return json.dumps(defaults | json.loads(own or b"{}"), sort_keys=True, separators=(",", ":")).encode()
+
+
+def without_defaults(below: bytes, whole: bytes, own: bytes) -> bytes:
+    """What a connection has to say itself, so that over its app's settings it is that whole: what it said before stays."""
+    defaults: dict[str, Any] = json.loads(below or b"{}")
+    if not defaults:
+        return whole
+    said, missing = json.loads(own or b"{}"), object()
+    kept = {
+        name: value
+        for name, value in json.loads(whole).items()
+        if name in said or defaults.get(name, missing) != value
+    }
+    return json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from foundation.errors import Code, Problem
-from services.registry.apps.app import FindApp, no_apps
+from services.registry.apps.app import FindApp, no_apps, without_defaults
 from services.registry.broker.broker import Broker
 from services.registry.catalogue.versions import Version
 from services.registry.connections.connection import Connection
@@ -84,7 +84,7 @@ class Drafts:
             raise _refused(draft.settings_version, manifest.version, opinion.failure.message)
         if opinion.failure is not None or not opinion.migrated:
             return []  # as they are, then, if they fit
-        return [translation(draft, opinion.migrated, manifest)]
+        return [translation(draft, opinion.migrated, manifest, connection.app_settings)]
 
     async def _ask_plugin(self, connection: Connection, draft: Draft) -> None:
         """What the plugin says of the settings, if it can be asked now; else it is asked when it is back."""
@@ -109,13 +109,13 @@ class Drafts:
                 )
             raise _refused(draft.settings_version, process.manifest.version, opinion.failure.message)
         if opinion.migrated:
-            return translation(draft, opinion.migrated, process.manifest)
+            return translation(draft, opinion.migrated, process.manifest, connection.app_settings)
         if faults := settings_faults(connection.settings, process.manifest):
             raise _refused(draft.settings_version, process.manifest.version, "; ".join(faults))
         return None
 
 
-def translation(draft: Draft, migrated: bytes, manifest: Manifest) -> Draft:
+def translation(draft: Draft, migrated: bytes, manifest: Manifest, app_settings: bytes = b"") -> Draft:
     """A draft in the words of another version; the problem where the plugin's own do not fit its schema."""
     wanted = pb.Connection()
     wanted.CopyFrom(draft.wanted)
@@ -125,6 +125,7 @@ def translation(draft: Draft, migrated: bytes, manifest: Manifest) -> Draft:
         raise _refused(draft.settings_version, manifest.version, problem.data["why"]) from None
     if faults := settings_faults(wanted.settings, manifest):
         raise _refused(draft.settings_version, manifest.version, "; ".join(faults))
+    wanted.settings = without_defaults(app_settings, wanted.settings, draft.wanted.settings)
     author = f"{OURSELVES}: settings migrated from {draft.settings_version} to {manifest.version}"
     return Draft(wanted, manifest.version, author, migrated=True)
 

@@ -153,7 +153,7 @@ class Migrator:
             for published in self._host.versions(connection.plugin):
                 if is_older(version := str(published.version), new.settings_version):
                     self._broker.calls.preparation.translate(
-                        after, version, connection.wanted.settings, connection.settings_version
+                        after, version, connection.settings, connection.settings_version
                     )
         log.info(
             "settings were migrated", connection=connection.name, version=new.settings_version, kept=kept

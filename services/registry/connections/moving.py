@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from foundation.errors import Code, Problem
+from services.registry.apps.app import with_defaults
 from services.registry.broker import failures
 from services.registry.broker.broker import Broker
 from services.registry.broker.serving import Served
@@ -61,6 +62,7 @@ class Moving:
                 return failures.invalid_config("SETTINGS_NOT_MIGRATED", why)
             return failures.transient("NOT_ASKED", why)
         if draft is not None:
-            version, settings = process.manifest.version, draft.wanted.settings
+            version = process.manifest.version
+            settings = with_defaults(connection.app_settings, draft.wanted.settings)
             self._broker.calls.preparation.translate(instance, version, settings, draft.settings_version)
         return None

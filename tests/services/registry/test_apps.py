@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,9 +12,12 @@ from typing import Any
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from foundation.errors import Code, Problem
 from foundation.process.testing import until
+from services.registry.apps.app import with_defaults, without_defaults
 from tests.services.registry.choosy import People, bound, make_choosy, people
 from tests.services.registry.conftest import ADMIN, FOREIGN, GATEWAY, Running
 from tests.services.registry.test_flags import PLATFORM
@@ -305,6 +309,21 @@ async def test_an_app_is_made_once_changed_with_care_and_removed_when_nobody_use
             stub.ApproveAccountKey(apps.ApproveAccountKeyRequest(connection="tenants/acme/connections/x")),
         ):
             assert (await refusal(call)).code is Code.ROLE_MISSING
+
+
+documents = st.dictionaries(st.sampled_from("abcd"), st.one_of(st.integers(0, 2), st.text(max_size=2)))
+
+
+@settings(max_examples=200)
+@given(documents, documents)
+def test_a_connections_own_settings_win_and_are_told_apart_again(below: Any, own: Any) -> None:
+    """Feature: integrations, Property 9 (configuration): settings of an app stand below those of a connection."""
+    raw_below, raw_own = json.dumps(below).encode(), json.dumps(own).encode()
+    whole = with_defaults(raw_below, raw_own)
+    assert json.loads(whole) == below | own
+    again = without_defaults(raw_below, whole, raw_own)
+    assert json.loads(again) == own
+    assert json.loads(with_defaults(raw_below, again)) == below | own
 
 
 async def test_of_many_who_are_given_one_account_at_once_one_has_it(registry: Running) -> None:
