@@ -69,6 +69,16 @@ def test_one_connection_in_three_ways(tmp_path: Path) -> None:
     assert read_many(str(lines), ACME) == [one, one]
 
 
+def test_accounts_of_an_app_are_named_or_as_they_were_printed(tmp_path: Path) -> None:
+    (file := tmp_path / "c.toml").write_text(
+        '[[connections]]\nid = "a"\nplugin = "github"\napp = "shared"\naccount_keys = ["1", "2"]'
+    )
+    [one] = read_many(str(file), ACME)
+    assert (one.app, [key.key for key in one.account_keys]) == ("apps/shared", ["1", "2"])
+    (printed := tmp_path / "c.json").write_text(json.dumps(document(one)))
+    assert read_many(str(printed), ACME) == [one]
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [

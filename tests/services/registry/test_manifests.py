@@ -66,6 +66,7 @@ def test_one_bad_manifest_blocks_no_other(tmp_path: Path) -> None:
         (('{ header = "x-signature" }', '{ header = "x", json = "/y" }'), "/webhooks/0/signature/hmac/signature/json: it cannot stand"),
         (('name = "webhook"\nuses', 'name = "other"\nuses'), "/webhooks/0/slot: there is no credential slot webhook"),
         (('[runtime.process]\ncommand = ["python", "-m", "plugin"]\ninstall = { none = true }', "[runtime]"), "/runtime: it says neither process"),
+        (("[[event_types]]", '[webhooks.routing]\naccount_key = [{ header = "x-team" }]\n[[event_types]]'), "/webhooks/0/routing/account_key/0: the account must be inside what the signature covers"),
         (("properties = { word", '"$ref" = "https://x/y"\nproperties = { word'), "references outside"),
         (("[[webhooks]]", '[[streams]]\nname = "s"\ndefault_interval = "soon"\n[[webhooks]]'), "default_interval"),
         (("additionalProperties = false", "default = 2020-01-01"), "/settings_schema: it holds something"),
