@@ -16,7 +16,6 @@ import structlog
 from foundation.clock import Clock
 from foundation.clock.tasks import end
 from foundation.errors import Code, Problem
-from foundation.store.errors import StoreError
 from foundation.store.unit_of_work import Store
 from services.registry.broker import failures
 from services.registry.connections.connection import Connection, State
@@ -132,7 +131,7 @@ class Subscriber:
     ) -> None:
         try:
             await self._go_on(row, wish, connection, manifest)
-        except (Problem, StoreError) as away:
+        except Problem as away:
             log.debug("a subscription is seen to later", why=str(away))
         except Exception:  # the border of one: its neighbours are seen to
             log.exception("a subscription could not be seen to", connection=connection.name)
@@ -185,7 +184,7 @@ class Subscriber:
             try:
                 if self._picture.snapshot.known:
                     await self.look()
-            except (Problem, StoreError) as away:
+            except Problem as away:
                 log.debug("subscriptions are seen to later", why=str(away))
             except Exception:  # a task's border
                 log.exception("subscriptions are seen to later")
