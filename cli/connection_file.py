@@ -12,7 +12,7 @@ from typing import Any
 from cli import streams
 from cli.connection_wanted import binding, isolation, read_bytes
 from foundation.errors import Code, Problem
-from tieline.registry.v1.connections_pb2 import Connection, SlotBinding
+from tieline.registry.v1.connections_pb2 import Connection, RateLimit, SlotBinding
 
 _TEXTS = ("title", "version_range", "etag")
 _TAKEN = {
@@ -26,6 +26,7 @@ _TAKEN = {
     "resync_policy",
     "labels",
     "isolation",
+    "rate_limit",
     *_TEXTS,
 }
 
@@ -92,6 +93,8 @@ def _connection(number: int, document: Any, parent: str) -> Connection:
                 str(document.get("isolation", "")).lower().replace("_", "-").removeprefix("isolation-")
             ),
         )
+        if limit := document.get("rate_limit"):
+            one.rate_limit.CopyFrom(RateLimit(**limit))
         for name in _TEXTS:
             setattr(one, name, document.get(name, ""))
     except (TypeError, ValueError, AttributeError, KeyError) as error:

@@ -10,8 +10,10 @@ from typing import Any
 
 from cli import streams
 from foundation.errors import Code, Problem
-from tieline.registry.v1.connections_pb2 import Connection, SlotBinding
+from tieline.registry.v1.connections_pb2 import Connection, RateLimit, SlotBinding
 from tieline.registry.v1.processes_pb2 import ISOLATION_PER_TENANT, ISOLATION_UNSPECIFIED
+
+MOST = 1_000_000
 
 
 def add_wanted(action: argparse.ArgumentParser) -> None:
@@ -42,6 +44,13 @@ def add_wanted(action: argparse.ArgumentParser) -> None:
         "--label", action="append", default=[], metavar="KEY=VALUE", help="for your own sorting"
     )
     streams.arguments(action)
+    for name, what in (
+        ("--calls-per-minute", "calls of its provider in a minute"),
+        ("--concurrency", "at a time"),
+    ):
+        action.add_argument(
+            name, type=_count, metavar="N", help=f"at most so many {what}; 0: no limit of its own"
+        )
     action.add_argument("--validate-only", action="store_true", help="check everything, change nothing")
 
 
@@ -59,6 +68,7 @@ def wanted_of(options: argparse.Namespace, parent: str) -> Connection:
         streams=streams.chosen(options),
         resync_policy=streams.policy(options),
         labels=dict(_pair("--label", text) for text in options.label),
+        rate_limit=_rate_limit(options, RateLimit()),
     )
 
 
@@ -88,6 +98,7 @@ def changes(
         ("webhooks", bool(options.webhook)),
         ("streams", bool(options.stream)),
         ("resync_policy", options.resync is not None),
+        ("rate_limit", options.calls_per_minute is not None or options.concurrency is not None),
     ):
         if chosen:
             mask.append(name)
@@ -95,10 +106,30 @@ def changes(
     given.webhooks.extend(wanted.webhooks)
     given.streams.extend(wanted.streams)
     given.resync_policy = wanted.resync_policy
+    limit = _rate_limit(options, present.rate_limit)
+    if limit is not None:
+        given.rate_limit.CopyFrom(limit)
     if not mask:
         why = "nothing is to be changed: name at least one option, as in --title or --set"
         raise Problem(Code.INVALID_ARGUMENT, field="update", why=why)
     return given, mask
+
+
+def _rate_limit(options: argparse.Namespace, present: RateLimit) -> RateLimit | None:
+    """What is named, over what there is; None: no limit."""
+    limit = RateLimit(
+        calls_per_minute=present.calls_per_minute
+        if options.calls_per_minute is None
+        else options.calls_per_minute,
+        concurrency=present.concurrency if options.concurrency is None else options.concurrency,
+    )
+    return limit if limit.calls_per_minute or limit.concurrency else None
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) > MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {MOST}")
+    return int(text)
 
 
 def binding(text: str, parent: str) -> SlotBinding:

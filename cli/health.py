@@ -24,7 +24,6 @@ from tieline.registry.v1.status_pb2 import (
     PlatformStatus,
 )
 
-_WHY_NOT = "the registry does not answer"
 # What processes call the things that they rest on, in our words.
 _COMPONENTS = {
     "postgres": "postgresql",
@@ -38,7 +37,7 @@ _COMPONENTS = {
 class Health:
     """What the registry says; `unknown` says why it says nothing."""
 
-    unknown: str = _WHY_NOT
+    unknown: str
     counts: Mapping[str, int] = field(default_factory=dict)
     statuses: Sequence[ConnectionStatus] = ()
     next_page_token: str = ""
@@ -101,8 +100,9 @@ def lines(health: Health, limited: Sequence[Mapping[str, Any]]) -> Iterator[str]
     if health.unknown:
         yield f"connections: not known: {health.unknown}"
         return
-    if health.counts:
-        yield "connections: " + ", ".join(f"{count} {name}" for name, count in sorted(health.counts.items()))
+    counted = ", ".join(f"{count} {name}" for name, count in sorted(health.counts.items()))
+    if counted or not health.statuses:
+        yield f"connections: {counted or 'none'}"
     now = datetime.now(UTC)
     for status in health.statuses:
         yield _line(status, now)

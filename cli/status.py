@@ -55,7 +55,8 @@ def status(options: argparse.Namespace) -> int:
     # Imported here: `client` itself reads the endpoints with what stands below.
     from cli.health import Health, ask_health, limits_of, lines  # noqa: PLC0415
 
-    health = asyncio.run(ask_health(options)) if _answers(processes, "registry") else Health()
+    silent = [name for name in ("registry", "credentials") if not _answers(processes, name)]
+    health = Health(f"{' and '.join(silent)} cannot be asked") if silent else asyncio.run(ask_health(options))
     limited = health.limited or limits_of(processes)
     if options.json:
         items = [

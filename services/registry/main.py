@@ -153,7 +153,7 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         api = Api(
             CatalogueServicer(catalogue, host, recorder),
             ProcessServicer(Fleet(own_processes, worker, clock), recorder),
-            ConnectionServicer(connections.people, picture, settings.public_url),
+            ConnectionServicer(connections.people, picture, statuses.seen, settings.public_url),
             EndpointServicer(picture, host),
             BrokerServicer(broker),
             FlagServicer(FlagBook(own, recorder, connections.follower, clock)),

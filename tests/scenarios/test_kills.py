@@ -11,8 +11,9 @@ import httpx
 import psutil
 import pytest
 
+from foundation.process.testing import until as eventually
 from tests.scenarios.path import Receiver, push, receiving
-from tests.scenarios.suite import Standing, up
+from tests.scenarios.suite import Standing, tieline, up
 
 CONNECTIONS = 16
 PARTS = {
@@ -23,11 +24,12 @@ PARTS = {
     "postgres": "bin/postgres",
     "nats": "nats-server",
 }
+VAULT = "services.credentials"
 
 
 def find(suite: Standing, part: str) -> psutil.Process | None:
     """The process, if it is there at this moment."""
-    word = PARTS[part]
+    word = PARTS.get(part, part)
     for process in suite.descendants():
         try:
             if part == "plugin":
@@ -92,6 +94,36 @@ async def test_what_got_a_yes_survives_the_death_of(mortal: Standing, tenant: st
         await kill_each(mortal, [part], 1)
         await asyncio.wait_for(sending, 120)
         await ops.hear(await accounted(acme, 200), within=90)
+
+
+@pytest.mark.timeout(600)
+async def test_without_the_vault_the_path_goes_on_and_status_says_in_a_line_what_does_not(
+    mortal: Standing, tenant: str
+) -> None:
+    async def limits() -> list[str]:
+        _, out, _ = await tieline("status", "--data", str(mortal.data))
+        return [line for line in out.splitlines() if line.startswith(("limited: ", "connections: not known"))]
+
+    async with receiving(mortal, tenant) as acme:
+        await send_all(acme, range(10))
+        await acme.stored(10)
+        vault = find(mortal, VAULT)
+        assert vault is not None
+        vault.send_signal(signal.SIGSTOP)
+        try:
+            await send_all(acme, range(30))
+            await acme.stored(30, within=90)
+            limited, unknown = await limits()
+            assert limited.startswith("limited: credentials: ")
+            assert "nothing can be changed" in limited
+            assert unknown == "connections: not known: credentials cannot be asked"
+        finally:
+            vault.send_signal(signal.SIGCONT)
+
+        async def works_again() -> bool:
+            return not await limits()
+
+        await eventually(works_again, 90)
 
 
 @pytest.mark.timeout(600)

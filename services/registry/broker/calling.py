@@ -51,6 +51,12 @@ READY_SECONDS = 5.0
 RESTING_SECONDS = 5.0
 """When to ask again for a connection that somebody has paused."""
 
+_RESTS = {
+    Rest.PROVIDER: ("SUSPENDED", "is suspended until it works again"),
+    Rest.ALL: ("PAUSED", "is paused"),
+    Rest.ENDING: ("DELETING", "is being deleted"),
+}
+
 T = TypeVar("T")
 
 
@@ -336,8 +342,7 @@ def demand_awake(served: Served, operation: Operation) -> None:
         or (served.rest is Rest.PROVIDER and not operation.slot)
     ):
         return
-    paused = served.rest is Rest.ALL
-    reason, what = ("PAUSED", "is paused") if paused else ("SUSPENDED", "is suspended until it works again")
+    reason, what = _RESTS[served.rest]
     failure = failures.transient(reason, f"{served.connection} {what}")
     raise _unreached(failures.later(failure, RESTING_SECONDS))
 

@@ -25,6 +25,8 @@ class Rest(Enum):
     """Nothing that calls the provider: the platform suspended it, for its credential or a permission."""
     ALL = auto()
     """Nothing: a person paused it. What arrives for it waits."""
+    ENDING = auto()
+    """Nothing: it is being deleted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ class Application(StrEnum):
     FAILED = "failed"
 
 
-_RESTS = {State.SUSPENDED: Rest.PROVIDER, State.PAUSED: Rest.ALL, State.DELETING: Rest.ALL}
+_RESTS = {State.SUSPENDED: Rest.PROVIDER, State.PAUSED: Rest.ALL, State.DELETING: Rest.ENDING}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

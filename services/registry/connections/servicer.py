@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -14,11 +15,12 @@ from foundation.rpc.call import ServicerContext, author
 from services.registry.connections.book import ConnectionBook
 from services.registry.connections.changing import Changing
 from services.registry.connections.checking import Checking
-from services.registry.connections.connection import Connection, Revision
+from services.registry.connections.connection import Connection, Revision, State
 from services.registry.connections.history import differences
 from services.registry.connections.many import Many, Order
 from services.registry.connections.picture import Picture
 from services.registry.connections.resting import Resting
+from tieline.common.v1.failure_pb2 import Failure
 from tieline.registry.v1 import connections_pb2 as pb
 from tieline.registry.v1 import connections_pb2_grpc
 
@@ -29,6 +31,16 @@ PART = 500
 PART_BYTES = 1024 * 1024
 NEWEST = 2**62
 """Above every revision."""
+
+
+class Seen(Protocol):
+    """What is true of a connection besides what is stored of it."""
+
+    def version(self, connection: Connection) -> str:
+        """Of its plugin, as it runs."""
+
+    def failing(self, connection: Connection) -> tuple[Failure, datetime] | None:
+        """Why it does not work although it should, and since when."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +55,8 @@ class Parts:
 
 
 class ConnectionServicer(connections_pb2_grpc.ConnectionServiceServicer):
-    def __init__(self, parts: Parts, picture: Picture, public_url: str) -> None:
-        self._parts, self._book, self._picture = parts, parts.book, picture
+    def __init__(self, parts: Parts, picture: Picture, seen: Seen, public_url: str) -> None:
+        self._parts, self._book, self._picture, self._seen = parts, parts.book, picture, seen
         self._public_url = public_url.rstrip("/")
 
     async def CreateConnection(
@@ -176,19 +188,22 @@ class ConnectionServicer(connections_pb2_grpc.ConnectionServiceServicer):
                 yield part
 
     def _shown(self, connection: Connection) -> pb.Connection:
+        state, failure, since = connection.state, connection.failure, connection.state_time
+        if (failing := self._seen.failing(connection)) is not None:
+            state, (failure, since) = State.FAILING, failing
         shown = pb.Connection()
         shown.CopyFrom(connection.wanted)
         shown.MergeFrom(
             pb.Connection(
                 name=connection.name,
-                state=pb.Connection.State.Value(f"STATE_{connection.state.name}"),
-                state_time=_moment(connection.state_time),
-                failure=connection.failure,
+                state=pb.Connection.State.Value(f"STATE_{state.name}"),
+                state_time=_moment(since),
+                failure=failure,
                 revision=connection.revision,
                 application=pb.Connection.Application.Value(f"APPLICATION_{connection.application.name}"),
                 applied_revision=connection.applied_revision,
                 application_failure=connection.application_failure,
-                resolved_version=connection.resolved_version,
+                resolved_version=self._seen.version(connection),
                 webhook_urls={
                     webhook: f"{self._public_url}/hooks/{endpoint}"
                     for webhook, endpoint in connection.endpoints.items()

@@ -21,6 +21,7 @@ from services.registry.health.keeping import Keeper
 from services.registry.health.platform import Platform
 from services.registry.health.queues import OperationQueues
 from services.registry.health.rules import Rules
+from services.registry.health.seen import Seen
 from services.registry.health.servicer import StatusServicer
 from services.registry.health.status import StatusBook
 
@@ -58,4 +59,4 @@ async def watching(
             Examiner(on.worker, on.picture, on.host, on.broker, ear=ear, clock=on.clock)
         )
         await stack.enter_async_context(keeper)
-        yield StatusServicer(book, platform)
+        yield StatusServicer(book, platform, Seen(book, on.host.manifest))

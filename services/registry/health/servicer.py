@@ -14,6 +14,7 @@ from services.registry.connections.connection import State
 from services.registry.health.platform import Limitation, Platform
 from services.registry.health.reports import Report
 from services.registry.health.rules import Health
+from services.registry.health.seen import Seen
 from services.registry.health.status import Status, StatusBook
 from tieline.common.v1.failure_pb2 import ThrottleScope
 from tieline.registry.v1 import status_pb2 as pb
@@ -29,8 +30,8 @@ _CIRCUIT = pb.ConnectionStatus.Circuit
 
 
 class StatusServicer(status_pb2_grpc.StatusServiceServicer):
-    def __init__(self, book: StatusBook, platform: Platform) -> None:
-        self._book, self._platform = book, platform
+    def __init__(self, book: StatusBook, platform: Platform, seen: Seen) -> None:
+        self._book, self._platform, self.seen = book, platform, seen
 
     def stop_watching(self) -> None:
         self._book.stop_watching()
@@ -42,7 +43,7 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
         status = (await self._statuses()).get(request.name)
         if status is None:
             raise Problem(Code.NOT_FOUND, what=f"a status of {request.name}, which is not there or very new")
-        return shown(status)
+        return self._shown(status)
 
     async def ListConnectionStatuses(
         self, request: pb.ListConnectionStatusesRequest, _: ServicerContext
@@ -50,7 +51,9 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
         (tenant,) = parse("tenants/*", request.parent, "parent")
         await self._statuses()
         page, more = _page(self._book.worst_first(tenant), request.page_size, request.page_token)
-        return pb.ListConnectionStatusesResponse(connection_statuses=map(shown, page), next_page_token=more)
+        return pb.ListConnectionStatusesResponse(
+            connection_statuses=map(self._shown, page), next_page_token=more
+        )
 
     async def ListAllConnectionStatuses(
         self, request: pb.ListAllConnectionStatusesRequest, _: ServicerContext
@@ -59,7 +62,7 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
         only = [_health(health) for health in request.health]
         page, more = _page(self._book.worst_first(only=only), request.page_size, request.page_token)
         return pb.ListAllConnectionStatusesResponse(
-            connection_statuses=map(shown, page), next_page_token=more
+            connection_statuses=map(self._shown, page), next_page_token=more
         )
 
     async def WatchConnectionStatuses(
@@ -71,7 +74,7 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
             for start in range(0, max(1, len(changed)), PART):
                 last = start + PART >= len(changed)
                 yield pb.WatchConnectionStatusesResponse(
-                    connection_statuses=map(shown, changed[start : start + PART]),
+                    connection_statuses=map(self._shown, changed[start : start + PART]),
                     complete=last,
                     deleted=news.gone if last else (),
                 )
@@ -82,9 +85,12 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
         await self._statuses()
         counted = Counter(status.health for status in self._book.statuses.values())
         return pb.PlatformStatus(
-            limitations=map(_limitation, self._platform.limitations),
+            limitations=map(_limitation, await self._platform.fresh()),
             connections={health.name.lower(): count for health, count in counted.items()},
         )
+
+    def _shown(self, status: Status) -> pb.ConnectionStatus:
+        return shown(status, self.seen.version(status.connection))
 
     async def _statuses(self) -> Mapping[str, Status]:
         if not await self._book.until_known(KNOWN_SECONDS):
@@ -111,11 +117,11 @@ def _key(status: Status) -> str:
     return f"{order}/{name}"
 
 
-def shown(status: Status) -> pb.ConnectionStatus:
+def shown(status: Status, version: str) -> pb.ConnectionStatus:
     connection, report = status.connection, status.report
     told = pb.ConnectionStatus(
         connection=connection.name,
-        plugin_version=f"{connection.plugin}@{connection.resolved_version}".rstrip("@"),
+        plugin_version=f"{connection.plugin}@{version}".rstrip("@"),
         health=pb.ConnectionStatus.Health.ValueType(status.health),
         health_time=_moment(status.since),
         explanation=status.explanation,

@@ -35,7 +35,7 @@ _PASSING = {
     FailureKind.FAILURE_KIND_CONFLICT,
     FailureKind.FAILURE_KIND_NOT_PREPARED,
 }
-_NOBODYS_FAULT = {"GAVE_WAY", "PAUSED", "SUSPENDED"}
+_NOBODYS_FAULT = {"DELETING", "GAVE_WAY", "PAUSED", "SUSPENDED"}
 """Said by our own broker: the poll was not begun, or gave way."""
 
 

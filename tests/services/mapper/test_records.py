@@ -25,6 +25,7 @@ from tieline.mapper.v1.inbox_pb2 import (
     AcceptOutcome,
     AcceptRecordsRequest,
     GetInboxPressureRequest,
+    ListBacklogsRequest,
     RecordInput,
 )
 
@@ -140,3 +141,31 @@ async def test_only_who_polls_may_put_records_in_and_may_ask_how_full_it_is(mapp
     assert refused.value.code in {Code.ROLE_MISSING, Code.CALLER_KIND_REFUSED}
     async with mapper.as_(REGISTRY) as registry:
         assert not (await registry.inbox.GetInboxPressure(GetInboxPressureRequest())).hold_bulk
+
+
+async def test_what_waits_and_what_died_is_told_of_each_connection(
+    installation: Installation, mapper: Mapper
+) -> None:
+    installation.neighbours.refuses_for_now()
+    broken = polled(record("dead", failure=UNREADABLE), record("dead too", failure=UNREADABLE))
+    await results(mapper, broken)
+    async with mapper.as_(GATEWAY) as gateway:
+        await gateway.accept([delivery(number, "acme", "github") for number in range(3)])
+        await gateway.accept([delivery("x", "other", "jira")])
+    async with mapper.as_(REGISTRY) as registry:
+        first = await registry.inbox.ListBacklogs(ListBacklogsRequest(page_size=1))
+        (one,) = first.backlogs
+        assert (one.connection, one.waiting, one.dead_letters) == ("tenants/acme/connections/github", 3, 2)
+        assert one.oldest_time.ToDatetime(UTC) <= datetime.now(UTC)
+        rest = await registry.inbox.ListBacklogs(ListBacklogsRequest(page_token=first.next_page_token))
+        (other,) = rest.backlogs
+        assert (other.connection, other.waiting, other.dead_letters) == (
+            "tenants/other/connections/jira",
+            1,
+            0,
+        )
+        assert not rest.next_page_token
+    async with mapper.as_(ADMIN) as person:
+        with pytest.raises(Problem) as refused:
+            await person.inbox.ListBacklogs(ListBacklogsRequest())
+        assert refused.value.code is Code.CALLER_KIND_REFUSED

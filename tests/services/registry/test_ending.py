@@ -185,7 +185,7 @@ async def test_the_end_waits_for_the_vault_and_comes(plugin: Path, registry: Run
             assert refused.value.code is Code.STATE_REFUSES
         with pytest.raises(Problem, match="still being deleted"):
             await ada.make("main", "x")
-        await until(lambda: _answers(ada, ["PAUSED"]), 30)
+        await until(lambda: _answers(ada, ["DELETING"]), 30)
         registry.vault.away = False
         await ada.gone()
 

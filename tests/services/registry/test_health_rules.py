@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from prometheus_client import CollectorRegistry
 
+from foundation.notices import stream
+from services.mapper.notices import read
 from services.registry.broker.circuits import Circuits, Policy, Result, State, result_of
 from services.registry.broker.outcomes import Outcome
 from services.registry.connections.connection import Application, Connection
 from services.registry.connections.connection import State as ConnectionState
+from services.registry.health import telling
 from services.registry.health.alarms import Alarm, Call, Patience
 from services.registry.health.ear import Ear
 from services.registry.health.measuring import HealthMetrics
@@ -360,3 +363,20 @@ class Ringing(RuleBasedStateMachine):
 
 Ringing.TestCase.settings = settings(max_examples=200, deadline=None)
 test_an_alarm_rings_as_specified = Ringing.TestCase
+
+
+@pytest.mark.parametrize("kind", [telling.DOWN, telling.LAGGING, telling.SUSPENDED, telling.QUARANTINED])
+def test_every_alarm_and_its_end_may_be_stored_as_events(kind: str) -> None:
+    """However long the reason is: the mapper refuses what does not fit, and nobody would be told."""
+    quarantined = kind == telling.QUARANTINED
+    subject = "plugins/one" if quarantined else NAME
+    said: dict[str, object] = {"plugin": "plugins/one", "waiting": 3, "connections": [NAME] * 20, "count": 99}
+    told = telling.trouble(kind, "acme", subject, "why " * 400, since=START, now=START, said=said)
+    over = telling.over(kind, "acme", subject, since=START, now=START + timedelta(hours=1), said={})
+    for event in (told, over):
+        news = read(stream.subject("registry", "acme"), event.SerializeToString(), START)
+        assert news.tenant == "acme"
+    assert told.id != over.id
+    assert told.failure.key == over.failure.key
+    later = telling.trouble(kind, "acme", subject, "why", since=START + timedelta(1), now=START, said={})
+    assert later.id != told.id, "another trouble of the same kind is another event"
