@@ -371,6 +371,7 @@ async def test_the_end_of_a_connection_waits_for_its_subscriptions_but_not_for_e
         worker=world.worker,
         manifests=world.host,
         operations=operations,
+        bell=Bell(),
         picture=picture,
         public_url="https://hooks.acme.example",
         clock=world.clock,

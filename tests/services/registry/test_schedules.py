@@ -27,8 +27,6 @@ from foundation.identity import TokenVerifier
 from foundation.process.testing import until
 from foundation.rpc import RpcServer
 from foundation.settings import Address
-from foundation.store.bootstrap import bootstrap, new_passwords
-from foundation.store.migrate import migrate
 from foundation.store.opening import open_store
 from foundation.store.schemas import MAPPER, REGISTRY
 from foundation.store.unit_of_work import Store
@@ -43,6 +41,8 @@ from tests.services.registry.conftest import (
     ADMIN,
     FOREIGN,
     OPERATOR,
+    PASSWORDS,
+    TEMPLATE,
     VIEWER,
     OneKey,
     Running,
@@ -56,7 +56,6 @@ from tieline.registry.v1 import connections_pb2_grpc, schedules_pb2_grpc
 from tieline.registry.v1 import schedules_pb2 as pb
 from tieline.registry.v1.connections_pb2 import Connection, CreateConnectionRequest, StreamChoice
 
-PASSWORDS = new_passwords([MAPPER])
 S = pb.Schedule
 
 
@@ -64,9 +63,7 @@ S = pb.Schedule
 async def real_inbox(engines: Served) -> AsyncIterator[tuple[Address, Store, InboxServicer]]:
     """The mapper's inbox on a database of its own: where it answers, and what it keeps."""
     async with AsyncExitStack() as stack:
-        admin = DatabaseUrl.parse(await stack.enter_async_context(fresh_database(engines.postgres)))
-        await bootstrap(admin, PASSWORDS, [MAPPER])
-        await migrate(admin, [MAPPER])
+        admin = DatabaseUrl.parse(await stack.enter_async_context(fresh_database(engines.postgres, TEMPLATE)))
         own, kept = (
             Store(admin.login(role, PASSWORDS[role]), MAPPER, application="tests")
             for role in (MAPPER.service, MAPPER.worker)
