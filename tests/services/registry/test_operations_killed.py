@@ -61,9 +61,9 @@ async def kill(process: subprocess.Popen[bytes]) -> None:
 
 @asynccontextmanager
 async def world(
-    engines: Served, tmp_path: Path, *, asked: bool = True, timeout: str = "10s"
+    engines: Served, tmp_path: Path, *, asked: bool = True, given: str = "10s"
 ) -> AsyncIterator[Running]:
-    make_acting(tmp_path, asked=asked, timeout=timeout)
+    make_acting(tmp_path, asked=asked, timeout=given)
     async with prepared(engines, tmp_path) as running:
         running.settings = acting_settings(running.settings)
         yield running
@@ -195,7 +195,7 @@ async def test_where_nobody_can_be_asked_a_lost_attempt_stays_ambiguous(
     engines: Served, tmp_path: Path
 ) -> None:
     """Here the lease and the dead one's call are waited for, by the clock."""
-    async with world(engines, tmp_path, asked=False, timeout="2s") as running:
+    async with world(engines, tmp_path, asked=False, given="2s") as running:
         with living(running.settings, tmp_path / "first") as first:
             await ready(running)
             await connect_acting(running)

@@ -411,22 +411,17 @@ async def test_who_cannot_renew_its_claims_ends_its_polls_before_they_are_anybod
     assert first.end < second.begin
 
 
-@pytest.mark.parametrize(
-    ("streams", "words"),
-    [
+async def test_what_cannot_be_polled_so_is_refused(polling: Polling) -> None:
+    for streams, words in [
         ([StreamChoice(stream="nothing")], "there is items, parts"),
         ([every(0.5)], "every 1 s at most"),
         ([every(60), every(60)], "chosen twice"),
         ([every(60, include=["a*"])], "no partitions"),
         ([every(60, "parts", exclude=[""])], "1 to 256 characters"),
-    ],
-)
-async def test_what_cannot_be_polled_so_is_refused(
-    polling: Polling, streams: list[StreamChoice], words: str
-) -> None:
-    with pytest.raises(Problem, match=words) as refused:
-        await polling.connect("main", *streams)
-    assert refused.value.code is Code.INVALID_ARGUMENT
+    ]:
+        with pytest.raises(Problem, match=words) as refused:
+            await polling.connect("main", *streams)
+        assert refused.value.code is Code.INVALID_ARGUMENT, words
 
 
 async def test_what_cannot_be_ordered_is_refused_by_name(polling: Polling) -> None:
