@@ -281,6 +281,7 @@ async def prepared(engines: Served, where: Path) -> AsyncIterator[Running]:
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(fresh_database(engines.postgres, TEMPLATE))
         admin = DatabaseUrl.parse(database)
+        await bootstrap(admin, PASSWORDS, [REGISTRY])  # who may do what in a database is not copied with it
         vault = Vault()  # type: ignore[abstract]  # it grants, and no more
         audit = Audit()  # type: ignore[abstract]  # it records, and no more
         mapper = Mapper()  # type: ignore[abstract]

@@ -98,7 +98,7 @@ async def test_a_mask_names_what_may_change(registry: Running) -> None:
         (["plugin"], "never changes"),
         (["colour"], "there is no such field"),
         (["settings", "state"], "only the platform says it"),
-        (["rate_limit"], "does not serve it yet"),
+        (["app"], "does not serve it yet"),
         (["labels.team"], "there is no such field"),
         (["*"], "there is no such field"),
     ]
