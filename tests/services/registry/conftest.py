@@ -138,7 +138,7 @@ class Vault(credentials_pb2_grpc.CredentialServiceServicer):
         kept = {(one.slot, one.entry, one.credential) for one in request.kept}
         for id_, (_who, grant) in list(self.granted.items()):
             of = (grant.slot, grant.entry, credential_of(grant))
-            if grant.connection == request.connection and of not in kept:
+            if (grant.connection, grant.app) == (request.connection, request.app) and of not in kept:
                 del self.granted[id_]
         return vault_pb.EndGrantsResponse()
 
@@ -160,7 +160,8 @@ class Leases(leases_pb2_grpc.LeaseServiceServicer):
             found = [
                 credential_of(grant)
                 for _who, grant in self.vault.granted.values()
-                if (grant.connection, grant.slot, grant.entry) == (one.subject, one.slot, one.entry)
+                if (grant.connection or grant.app, grant.slot, grant.entry)
+                == (one.subject, one.slot, one.entry)
                 and one.credential in ("", credential_of(grant))
             ]
             if not found:

@@ -121,11 +121,15 @@ class Vault:
     granted: list[str] = field(default_factory=list)
 
     async def give(self, wish: Any) -> None:
-        self.granted.append(wish.connection)
+        self.granted.append(wish.subject)
 
     async def end(self, connection: str, kept: Any = (), *, settled: float = 0.0) -> None:
         if not kept and not settled:
             self.granted = [one for one in self.granted if one != connection]
+
+    async def end_of_app(self, app: str, owner: str, kept: Any = ()) -> None:
+        await self.end(app, kept)
+        assert owner
 
 
 @dataclass

@@ -38,6 +38,7 @@ from tieline.registry.v1 import (
     endpoints_pb2_grpc,
 )
 from tieline.registry.v1.connections_pb2 import (
+    AccountKey,
     Connection,
     CreateConnectionRequest,
     GetConnectionRequest,
@@ -142,7 +143,8 @@ async def test_what_cannot_be_is_refused_and_leaves_nothing(registry: Running) -
         (wish(credentials=[SlotBinding(slot="webhook", entry="e", credential=HOOK.credential)]), "one entry"),
         (wish(credentials=[SlotBinding(slot="webhook", credential="tenants/other/credentials/a")]), "another tenant"),
         (wish(webhooks=["nope"]), "no webhook 'nope'"),
-        (wish(app="apps/x"), "does not serve it yet"),
+        (wish(app="apps/x"), "there is no 'apps/x'"),
+        (wish(account_keys=[AccountKey(key="1")]), "name the app"),
         (wish(version_range=">=2"), "no version that may be chosen fits; there is 1.0.0"),
         (wish(version_range="the latest"), "'the latest' is no part of a range"),
     ]  # fmt: skip
