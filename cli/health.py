@@ -100,8 +100,9 @@ def lines(health: Health, limited: Sequence[Mapping[str, Any]]) -> Iterator[str]
     if health.unknown:
         yield f"connections: not known: {health.unknown}"
         return
-    if health.counts:
-        yield "connections: " + ", ".join(f"{count} {name}" for name, count in sorted(health.counts.items()))
+    counted = ", ".join(f"{count} {name}" for name, count in sorted(health.counts.items()))
+    if counted or not health.statuses:
+        yield f"connections: {counted or 'none'}"
     now = datetime.now(UTC)
     for status in health.statuses:
         yield _line(status, now)

@@ -15,6 +15,7 @@ import structlog
 
 from foundation.clock import Clock
 from foundation.clock.tasks import end
+from foundation.errors import Problem
 from foundation.store.errors import StoreError
 from services.mapper.store.leases import LeaseStore
 
@@ -68,7 +69,7 @@ class Leases:
                     await self._store.lay_out(self._kind, self._shares, self._owner)
                     laid_out = True
                 await self.turn()
-            except StoreError as error:
+            except Problem as error:
                 log.debug("leases not renewed", kind=self._kind, error=str(error))
             except Exception:  # a task's border: without this task the mapper would do nothing, silently
                 log.exception("leases not renewed", kind=self._kind)

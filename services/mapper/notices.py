@@ -21,7 +21,6 @@ from foundation.errors import Problem
 from foundation.notices import stream
 from foundation.notices.notice import TYPES
 from foundation.settings import Secret
-from foundation.store.errors import StoreError
 from foundation.store.unit_of_work import Store
 from services.mapper.stamping import StampedEvent
 from services.mapper.store.news import News, tell
@@ -60,7 +59,7 @@ class NoticeIntake:
             try:
                 async with stream.session(self._url, "tieline-mapper-notices") as jetstream:
                     await self._follow(jetstream)
-            except (Problem, StoreError, nats.errors.Error, OSError, TimeoutError) as error:
+            except (Problem, nats.errors.Error, OSError, TimeoutError) as error:
                 log.debug("notices are taken in later", error=str(error) or type(error).__name__)
             except Exception:  # a task's border: notices must go on being stored
                 log.exception("notices are taken in later")

@@ -18,7 +18,7 @@ import structlog
 from nats.js.api import Header, PubAck
 
 from foundation.clock.tasks import end, woken
-from foundation.store.errors import StoreError
+from foundation.errors import Problem
 from services.mapper.bus import STREAM, Bus, Session
 from services.mapper.leases import Leases
 from services.mapper.store.outbox import Outgoing
@@ -72,7 +72,7 @@ class Relay:
             if self._lease.held:
                 try:
                     await self._session()
-                except (StoreError, LeaseLost, nats.errors.Error, OSError, TimeoutError) as error:
+                except (Problem, LeaseLost, nats.errors.Error, OSError, TimeoutError) as error:
                     log.debug("relaying begins anew", error=str(error) or type(error).__name__)
                 except Exception:  # a task's border: events must go on being told
                     log.exception("relaying begins anew")

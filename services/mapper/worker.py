@@ -16,7 +16,7 @@ import structlog
 
 from foundation.clock import Clock
 from foundation.clock.tasks import end, woken
-from foundation.store.errors import StoreError
+from foundation.errors import Problem
 from services.mapper.broker import Group
 from services.mapper.judging import Judge
 from services.mapper.leases import Leases
@@ -94,7 +94,7 @@ class Worker:
             try:
                 if await self._begin_batch():
                     continue
-            except StoreError as error:
+            except Problem as error:
                 log.debug("nothing taken", error=str(error))
                 pause = PAUSE_SECONDS
             except Exception:  # a task's border: the work goes on
@@ -126,7 +126,7 @@ class Worker:
     async def _work(self, batch: list[Waiting]) -> None:
         try:
             await self.process(batch)
-        except StoreError as error:
+        except Problem as error:
             # Nothing was written, or everything was: the rows themselves know.
             log.debug("batch not finished", error=str(error))
             await self._clock.sleep(PAUSE_SECONDS)

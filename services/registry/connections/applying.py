@@ -86,7 +86,7 @@ class Applier:
         while True:
             try:
                 await self._pass()
-            except (Problem, StoreError) as away:
+            except Problem as away:
                 log.debug("nothing was applied", why=str(away))
             except Exception:  # a task's border: what is pending stays, and so must this
                 log.exception("what is pending could not be read")
@@ -102,8 +102,10 @@ class Applier:
                     await claims.extend(
                         work, self._owner, [name.partition(" ")[0] for name in self._under_way]
                     )
-            except StoreError as away:
+            except Problem as away:
                 log.debug("claims were not extended", why=str(away))
+            except Exception:  # a task's border
+                log.exception("claims could not be extended")
 
     async def _pass(self) -> None:
         room = AT_ONCE - len(self._under_way)
@@ -126,7 +128,7 @@ class Applier:
     async def _try(self, connection: Connection) -> None:
         try:
             await self._apply(connection)
-        except (Problem, StoreError) as away:
+        except Problem as away:
             log.debug("a connection was not applied", why=str(away))
         except Exception:  # a task's border: one strange connection must not end the others' service
             log.exception("a connection could not be applied", connection=connection.name)

@@ -40,9 +40,9 @@ class Changing:
         settle: bool = True,
     ) -> Connection:
         digest = digest_of("update", id_, "\n".join(mask), given.SerializeToString(deterministic=True))
-        if await self._book.was_answered(tenant, request_id, digest):
-            return await self._book.get(tenant, id_)
-        present = await self._book.get(tenant, id_)
+        present, answered = await self._found(tenant, id_, etag, request_id, digest)
+        if answered:
+            return present
         wanted = merged(present.wanted, given, mask)
         demand(present, etag)
         if wanted == present.wanted:
@@ -62,9 +62,10 @@ class Changing:
     ) -> Connection:
         """A new revision with exactly the content of that one."""
         digest = digest_of("rollback", id_, etag, str(number))
-        if await self._book.was_answered(tenant, request_id, digest):
-            return await self._book.get(tenant, id_)
-        present = demand(await self._book.get(tenant, id_), etag)
+        present, answered = await self._found(tenant, id_, etag, request_id, digest)
+        if answered:
+            return present
+        demand(present, etag)
         async with self._book.own.unit_of_work(tenants=[tenant], read_only=True) as work:
             known = 0 < number <= present.revision
             old = await store.revision(work, tenant, id_, number) if known else None
@@ -75,6 +76,19 @@ class Changing:
         return await self._write(
             present, drafted, etag, request_id=request_id, digest=digest, action="connection.rollback"
         )
+
+    async def _found(
+        self, tenant: str, id_: str, etag: str, request_id: str, digest: bytes
+    ) -> tuple[Connection, bool]:
+        """It as it is, and whether this very request made it so.
+
+        That is asked once more where the etag is not as given: the request's other copy may have been at it meanwhile.
+        """
+        answered = await self._book.was_answered(tenant, request_id, digest)
+        present = await self._book.get(tenant, id_)
+        if not answered and present.etag != etag:
+            answered = await self._book.was_answered(tenant, request_id, digest)
+        return present, answered
 
     async def _write(
         self,

@@ -84,7 +84,7 @@ class Ender:
         while True:
             try:
                 await self._pass()
-            except (Problem, StoreError) as away:
+            except Problem as away:
                 log.debug("no connection was ended", why=str(away))
             except Exception:  # a task's border: what is to end stays, and so must this
                 log.exception("what is to end could not be read")
@@ -114,7 +114,7 @@ class Ender:
                 why = failures.transient("NOT_ENDED_YET", problem.sentence)
                 async with self._worker.across_tenants() as work:
                     await claims.put_off(work, connection, self._owner, why, pause(connection.attempts, why))
-        except StoreError as away:
+        except Problem as away:
             log.debug("a connection was not ended", why=str(away))
         except Exception:  # a task's border: another connection may end although this one does not
             log.exception("a connection could not be ended", connection=connection.name)
@@ -135,7 +135,7 @@ class Ender:
             await self._clock.sleep(TIDY_SECONDS)
             try:
                 await self._tidy()
-            except (Problem, StoreError) as away:
+            except Problem as away:
                 log.debug("grants were not tidied", why=str(away))
             except Exception:  # a task's border
                 log.exception("grants could not be tidied")

@@ -16,7 +16,6 @@ import structlog
 from foundation.clock import Clock
 from foundation.clock.tasks import end, woken
 from foundation.errors import Problem
-from foundation.store.errors import StoreError
 from foundation.store.unit_of_work import Store
 from services.registry.broker.broker import Broker
 from services.registry.connections import claims, store
@@ -71,7 +70,7 @@ class Migrator:
             for connection in list(self._picture.snapshot.content.values()):
                 try:
                     await self._look_at(connection)
-                except (Problem, StoreError) as away:
+                except Problem as away:
                     log.info("settings stay as they are", connection=connection.name, why=str(away))
                 except Exception:  # a task's border: others wait for theirs
                     log.exception("settings could not be migrated", connection=connection.name)

@@ -19,7 +19,6 @@ from foundation.clock import Clock
 from foundation.clock.tasks import end, woken
 from foundation.errors import Problem
 from foundation.rpc import follow
-from foundation.store.errors import StoreError
 from foundation.store.unit_of_work import Store
 from services.registry.connections import store
 from services.registry.connections.connection import Connection, State
@@ -83,7 +82,7 @@ class Suspender:
             await woken(self._told, LOOK_SECONDS)
             try:
                 await self._judge(self._picture.snapshot.content)
-            except (Problem, StoreError) as away:
+            except Problem as away:
                 log.debug("connections stay as they are", why=str(away))
             except Exception:  # a task's border
                 log.exception("connections stay as they are")

@@ -49,6 +49,12 @@ class Platform:
     async def __aexit__(self, *_: object) -> None:
         await end(self._task)
 
+    async def fresh(self) -> list[Limitation]:
+        """What is limited now: what is said to be is looked at once more, because most of it passes soon."""
+        if self.limitations:
+            await self._look()
+        return self.limitations
+
     async def _keep(self) -> None:
         while True:
             try:
@@ -60,7 +66,7 @@ class Platform:
     async def _look(self) -> None:
         report = await self._readiness.report()
         away = {
-            name: (state, EFFECTS.get(name, ""))
+            name: (_reason(name, state), EFFECTS.get(name, ""))
             for name, state in report.dependencies.items()
             if state != "ok"
         }
@@ -84,3 +90,8 @@ class Platform:
                 tenants = len({connection.tenant for connection in users})
                 effect = f"what arrives for its {len(users)} connection(s) of {tenants} tenant(s) waits; all others go on"
                 yield f"plugins/{process.name}", (says, effect)
+
+
+def _reason(component: str, sentence: str) -> str:
+    """Without what stands beside it anyway."""
+    return sentence.removeprefix(f"{component} cannot be reached: ").rstrip(".")

@@ -85,7 +85,7 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
         await self._statuses()
         counted = Counter(status.health for status in self._book.statuses.values())
         return pb.PlatformStatus(
-            limitations=map(_limitation, self._platform.limitations),
+            limitations=map(_limitation, await self._platform.fresh()),
             connections={health.name.lower(): count for health, count in counted.items()},
         )
 

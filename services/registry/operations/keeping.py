@@ -11,7 +11,6 @@ import structlog
 from foundation.clock import Clock
 from foundation.clock.tasks import end
 from foundation.errors import Problem
-from foundation.store.errors import StoreError
 from foundation.store.unit_of_work import Store
 from services.registry.operations import queue
 from services.registry.operations.book import KEPT
@@ -59,7 +58,7 @@ class Keeper:
         while True:
             try:
                 await self.look()
-            except (Problem, StoreError) as away:
+            except Problem as away:
                 log.debug("operations are counted later", why=str(away))
             except Exception:  # a task's border
                 log.exception("operations are counted later")

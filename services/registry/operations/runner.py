@@ -107,7 +107,7 @@ class Runner:
         try:
             async with self._worker.across_tenants() as work:
                 await queue.give_back(work, self._owner, self._clock.now())
-        except (Problem, StoreError) as away:
+        except StoreError as away:
             log.debug("operations are found when their leases are over", why=str(away))
 
     async def _run(self) -> None:
@@ -116,7 +116,7 @@ class Runner:
             try:
                 if self._ready() and await self.look():
                     continue
-            except (Problem, StoreError) as away:
+            except Problem as away:
                 log.debug("no operation is taken", why=str(away))
                 pause = PAUSE_SECONDS
             except Exception:  # a task's border: the work goes on
@@ -198,7 +198,7 @@ class Runner:
         while True:  # what became of it is known here alone: it is stored as soon as it can be
             try:
                 return await self.conclude(operation, happening)
-            except (Problem, StoreError) as away:
+            except Problem as away:
                 log.debug("what became of an operation is stored later", why=str(away))
             except Exception:  # a task's border
                 log.exception("what became of an operation is stored later", operation=operation.name)
@@ -241,7 +241,7 @@ class Runner:
             try:
                 async with self._worker.across_tenants() as work:
                     await queue.renew(work, self._owner, self._until())
-            except (Problem, StoreError) as away:
+            except Problem as away:
                 log.debug("leases of operations are not renewed", why=str(away))
             except Exception:  # a task's border
                 log.exception("leases of operations are not renewed")

@@ -102,7 +102,7 @@ class Presence:
         while True:
             try:
                 await self._look()
-            except (Problem, StoreError) as away:
+            except Problem as away:
                 log.debug("what this replica runs is not told now", why=str(away))
                 self._beats = Beats(self._clock)
             except Exception:  # a task's border

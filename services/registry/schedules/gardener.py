@@ -10,7 +10,6 @@ import structlog
 
 from foundation.clock.tasks import end, woken
 from foundation.errors import Problem
-from foundation.store.errors import StoreError
 from foundation.store.unit_of_work import Store
 from services.registry.connections.connection import Connection, State
 from services.registry.connections.picture import Picture
@@ -47,7 +46,7 @@ class Gardener:
         while True:
             try:
                 await self._look()
-            except (Problem, StoreError) as away:
+            except Problem as away:
                 log.debug("schedules stay as they are", why=str(away))
             except Exception:  # a task's border: what is polled goes on
                 log.exception("schedules could not be brought in line with their connections")

@@ -134,7 +134,7 @@ class Scheduler:
             begun = 0
             try:
                 begun = await self._look()
-            except (Problem, StoreError) as away:
+            except Problem as away:
                 log.debug("nothing is polled now", why=str(away))
             except Exception:  # a task's border: the next look may find what this one did not
                 log.exception("what is due could not be polled")
@@ -209,7 +209,7 @@ class Scheduler:
         began, polled = self._clock.monotonic(), None
         try:
             polled = await self._errands.run(one)
-        except (Problem, StoreError) as away:
+        except Problem as away:
             log.debug("a poll ends, and its lease runs out", schedule=one.key.name, why=str(away))
         except Exception as error:  # a task's border: one strange schedule must not end the others' service
             log.exception("a poll could not be made", schedule=one.key.name)
@@ -249,8 +249,10 @@ class Scheduler:
                 continue
             try:
                 await self._renew_once()
-            except (Problem, StoreError, TimeoutError) as away:
+            except (Problem, TimeoutError) as away:
                 log.debug("leases of polls are not renewed", why=str(away))
+            except Exception:  # a task's border: without renewal every poll is broken off
+                log.exception("leases of polls are not renewed")
             if self._clock.monotonic() >= self._held.sure_until:
                 self._break_off(set(self._held.polls), "the database is away")
 
@@ -276,7 +278,7 @@ class Scheduler:
                 async with self._worker.across_tenants() as work:
                     self._metrics.stand(await store.states(work))
                     await store.sweep(work, self._pace.keep_days)
-            except (Problem, StoreError) as away:
+            except Problem as away:
                 log.debug("schedules are not counted", why=str(away))
             except Exception:  # a task's border
                 log.exception("schedules could not be counted")
