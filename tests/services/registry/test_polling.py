@@ -163,7 +163,7 @@ async def test_a_plugin_that_is_killed_at_random_frames_loses_nothing(tmp_path: 
         kills = 0
         while True:
             task = asyncio.create_task(poller.poll(errand()))
-            reached = len(noted.stored) + dice.randrange(1, 12)
+            reached = len(noted.stored) + dice.randrange(1, 7)
             if kills < 5:
                 await _until_stored(noted, reached, task)
                 pid = host.processes["asked"].pid
