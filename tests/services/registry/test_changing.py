@@ -93,6 +93,27 @@ async def test_of_two_updates_at_the_same_moment_one_wins(registry: Running) -> 
 
 
 @pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"title": "two\nlines"}, "connection.title"),
+        ({"title": "\x1b[2Jgone"}, "connection.title"),
+        ({"title": "ü" * 129}, "longer than 256 bytes"),
+        ({"labels": {"team": "a\x9bb"}}, "connection.labels"),
+    ],
+)
+async def test_what_lists_show_is_one_line_that_steers_no_terminal(
+    registry: Running, fields: dict[str, Any], complaint: str
+) -> None:
+    async with people(registry) as ada:
+        made = await ada.make()
+        with pytest.raises(Problem) as refused:
+            await ada.update(made, list(fields), **fields)
+        assert refused.value.code is Code.INVALID_ARGUMENT
+        assert complaint in refused.value.text
+        assert (await ada.get()).revision == 1
+
+
+@pytest.mark.parametrize(
     ("mask", "complaint"),
     [
         ([], "it is empty: name the fields"),

@@ -36,7 +36,7 @@ from tieline.registry.v1 import (
     status_pb2_grpc,
 )
 from tieline.registry.v1 import status_pb2 as pb
-from tieline.registry.v1.connections_pb2 import Connection, CreateConnectionRequest
+from tieline.registry.v1.connections_pb2 import Connection, CreateConnectionRequest, PauseConnectionRequest
 
 NAME = "tenants/acme/connections/main"
 PLATFORM = Principal(Kind.USER, "users/root", platform_roles=frozenset({Role.PLATFORM_ADMIN}))
@@ -209,6 +209,27 @@ async def test_what_calls_show_is_told_to_whoever_may_know(registry: Running, tm
         assert not broken.connection_statuses
         with pytest.raises(Problem, match="no health 77"):
             await stub.ListAllConnectionStatuses(pb.ListAllConnectionStatusesRequest(health=[77]))  # type: ignore[list-item]
+
+
+async def test_one_that_is_paused_while_it_is_down_is_not_said_to_work(told: Running, tmp_path: Path) -> None:
+    make_moody(tmp_path)
+    await connect_to(told, "moody")
+    set_mood(tmp_path, "sick")
+    await transform(told, 6)
+
+    async def is_told() -> bool:
+        return "tieline.connection.down" in await types(told)
+
+    async def is_over() -> bool:
+        return "tieline.connection.recovered" in await types(told)
+
+    await until(is_told, 30)
+    async with told.as_(ADMIN) as channel:
+        stub: Any = connections_pb2_grpc.ConnectionServiceStub(channel)
+        await stub.PauseConnection(PauseConnectionRequest(name=NAME, reason="they move house"))
+    await until(is_over, 30)
+    over = [event for event in await notices(told) if event.type == "tieline.connection.recovered"]
+    assert [event.title for event in over] == [f"{NAME} is paused"]
 
 
 async def test_an_integration_that_is_down_is_told_once_and_so_is_its_recovery(
