@@ -9,7 +9,6 @@ from cli.options import parse
 from cli.output import Harmless, harmless
 from cli.verbs import call
 from foundation.errors import Code, Problem
-from foundation.rpc.options import MESSAGE_LIMIT
 
 
 def run() -> None:
@@ -36,5 +35,7 @@ def _too_large(problem: Problem) -> Problem | None:
         problem.data["why"]
     ):
         return None
+    from foundation.rpc.options import MESSAGE_LIMIT  # noqa: PLC0415  most commands start without it
+
     why = f"it is larger than the {MESSAGE_LIMIT >> 20} MiB that fit into one: give less, or in parts"
     return Problem(Code.INVALID_ARGUMENT, field="request", why=why)
