@@ -45,7 +45,7 @@ up: install ## run everything on embedded engines until Ctrl-C
 	@exec $(BIN)/tieline up $(ARGS)
 
 test: install ## run every test (ARGS="-k word" for some)
-	@$(BIN)/python -m pytest -n auto $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 prove: install ## the long fault and load proofs
 	@$(BIN)/python -m pytest -n 0 -m proof --prove $(ARGS)

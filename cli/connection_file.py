@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from cli import streams
-from cli.connection_wanted import binding, isolation, read_bytes
+from cli.connection_wanted import app_name, binding, isolation, read_bytes
 from foundation.errors import Code, Problem
-from tieline.registry.v1.connections_pb2 import Connection, RateLimit, SlotBinding
+from tieline.registry.v1.connections_pb2 import AccountKey, Connection, RateLimit, SlotBinding
 
 _TEXTS = ("title", "version_range", "etag")
 _TAKEN = {
@@ -26,6 +26,8 @@ _TAKEN = {
     "resync_policy",
     "labels",
     "isolation",
+    "app",
+    "account_keys",
     "rate_limit",
     *_TEXTS,
 }
@@ -89,6 +91,11 @@ def _connection(number: int, document: Any, parent: str) -> Connection:
             streams=streams.read(document.get("streams", [])),
             resync_policy=streams.read_policy(str(document.get("resync_policy", ""))),
             labels=document.get("labels", {}),
+            app=app_name(str(document.get("app", ""))),
+            account_keys=[
+                AccountKey(key=str(one["key"] if isinstance(one, Mapping) else one))
+                for one in document.get("account_keys", [])
+            ],
             isolation=isolation(
                 str(document.get("isolation", "")).lower().replace("_", "-").removeprefix("isolation-")
             ),

@@ -7,6 +7,7 @@ from datetime import UTC
 from typing import Any
 
 from tieline.registry.v1.connections_pb2 import (
+    AccountKey,
     ApplyConnectionsResponse,
     CheckConnectionResponse,
     Connection,
@@ -29,8 +30,15 @@ def of_whole(one: Connection) -> str:
     if one.HasField("application_failure"):
         lines.append(f"  not applied: {one.application_failure.message}")
     lines += [f"  {webhook}: {url}" for webhook, url in sorted(one.webhook_urls.items())]
+    lines += [f"  {of_account(account, one.app)}" for account in one.account_keys]
     lines += [f"  {_subscribed(subscription)}" for subscription in one.subscriptions]
     return "\n".join(lines)
+
+
+def of_account(one: AccountKey, app: str) -> str:
+    claim = AccountKey.Claim.Name(one.claim).removeprefix("CLAIM_").lower()
+    waits = ", receives nothing until it is proven or approved" if claim == "claimed" else ""
+    return f"account {one.key} at {app}: {claim}{waits}"
 
 
 def _subscribed(one: ProviderSubscription) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from cli import streams
 from foundation.errors import Code, Problem
-from tieline.registry.v1.connections_pb2 import Connection, RateLimit, SlotBinding
+from tieline.registry.v1.connections_pb2 import AccountKey, Connection, RateLimit, SlotBinding
 from tieline.registry.v1.processes_pb2 import ISOLATION_PER_TENANT, ISOLATION_UNSPECIFIED
 
 MOST = 1_000_000
@@ -25,7 +25,7 @@ def add_wanted(action: argparse.ArgumentParser) -> None:
         help="a credential of the tenant for a slot of the plugin, as in webhook=github-secret, or for one entry of"
         " it, as in api/eu=aws-eu; in an update, others stay, and without ID the slot is emptied",
     )
-    action.add_argument("--settings", default="", metavar="FILE", help="JSON; `-` reads stdin")
+    add_settings(action)
     action.add_argument("--plugin-versions", metavar="RANGE", help="stay within these versions: >=1.2,<2")
     action.add_argument(
         "--isolation",
@@ -43,6 +43,17 @@ def add_wanted(action: argparse.ArgumentParser) -> None:
     action.add_argument(
         "--label", action="append", default=[], metavar="KEY=VALUE", help="for your own sorting"
     )
+    action.add_argument(
+        "--app", metavar="ID", help="receive from the shared endpoint of this app; in an update '' leaves it"
+    )
+    action.add_argument(
+        "--account-key",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="an account at the provider that is the tenant's, as the app's deliveries name it; all of them, in an"
+        " update too",
+    )
     streams.arguments(action)
     for name, what in (
         ("--calls-per-minute", "calls of its provider in a minute"),
@@ -54,17 +65,27 @@ def add_wanted(action: argparse.ArgumentParser) -> None:
     action.add_argument("--validate-only", action="store_true", help="check everything, change nothing")
 
 
+def add_settings(action: argparse.ArgumentParser) -> None:
+    action.add_argument("--settings", default="", metavar="FILE", help="JSON; `-` reads stdin")
+
+
+def settings_of(options: argparse.Namespace) -> bytes:
+    return _settings(options.settings)
+
+
 def wanted_of(options: argparse.Namespace, parent: str) -> Connection:
     """All that the options name. What an update does with it is in `changes`."""
     plugin = getattr(options, "plugin", "")
     return Connection(
         title=options.title or "",
         plugin=f"plugins/{plugin.removeprefix('plugins/')}" if plugin else "",
-        settings=_settings(options.settings),
+        settings=settings_of(options),
         version_range=options.plugin_versions or "",
         isolation=isolation(options.isolation or ""),
         credentials=[binding(text, parent) for text in options.credential],
         webhooks=options.webhook,
+        app=app_name(options.app or ""),
+        account_keys=[AccountKey(key=key) for key in options.account_key],
         streams=streams.chosen(options),
         resync_policy=streams.policy(options),
         labels=dict(_pair("--label", text) for text in options.label),
@@ -96,6 +117,8 @@ def changes(
         ("version_range", options.plugin_versions is not None),
         ("isolation", options.isolation is not None),
         ("webhooks", bool(options.webhook)),
+        ("app", options.app is not None),
+        ("account_keys", bool(options.account_key) or options.app == ""),
         ("streams", bool(options.stream)),
         ("resync_policy", options.resync is not None),
         ("rate_limit", options.calls_per_minute is not None or options.concurrency is not None),
@@ -104,6 +127,8 @@ def changes(
             mask.append(name)
     given.title, given.version_range, given.isolation = wanted.title, wanted.version_range, wanted.isolation
     given.webhooks.extend(wanted.webhooks)
+    given.app = wanted.app
+    given.account_keys.extend(wanted.account_keys)
     given.streams.extend(wanted.streams)
     given.resync_policy = wanted.resync_policy
     limit = _rate_limit(options, present.rate_limit)
@@ -136,6 +161,10 @@ def binding(text: str, parent: str) -> SlotBinding:
     place, id_ = _pair("--credential", text, "SLOT=ID")
     slot, _, entry = place.partition("/")
     return SlotBinding(slot=slot, entry=entry, credential=f"{parent}/credentials/{id_}")
+
+
+def app_name(text: str) -> str:
+    return f"apps/{text.removeprefix('apps/')}" if text else ""
 
 
 def isolation(text: str) -> Any:

@@ -25,6 +25,7 @@ VERBS = {
     "audit": "who did what, and whether that is what was written",
     "plugin": "which external services can be connected",
     "connection": "a tenant's use of a plugin",
+    "app": "what is registered once at a provider and shared by many tenants",
     "schedule": "when what is polled, and reading the past",
     "action": "what can be done at a provider, and having it done",
     "operation": "what was to be done at providers, and what became of it",

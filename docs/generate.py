@@ -25,6 +25,7 @@ from foundation.errors import CATALOGUE
 from foundation.identity import describe_method
 from foundation.settings import Settings
 from foundation.telemetry import Metrics
+from gateway.routing import RoutingMetrics
 from gateway.settings import GatewaySettings
 from services.credentials.renewal.measuring import RefreshMetrics
 from services.credentials.settings import CredentialsSettings
@@ -192,12 +193,14 @@ def _services() -> Iterator[ServiceDescriptor]:
 def metrics() -> Iterator[str]:
     yield "# Metrics\n"
     yield "Every process serves these at `/metrics`, beside those of its Python runtime;"
-    yield "those of credentials are the credentials service's alone, those of operations and polls the registry's.\n"
+    yield "those of credentials are the credentials service's alone, those of operations and polls the registry's,"
+    yield "those of deliveries the gateway's.\n"
     yield "| metric | type | what it counts |\n|---|---|---|"
     every = Metrics("any")
     RefreshMetrics(every.registry)
     OperationMetrics(every.registry)
     PollMetrics(every.registry)
+    RoutingMetrics(every.registry)
     collected: list[Metric] = list(every.registry.collect())
     for metric in sorted(collected, key=lambda metric: metric.name):
         if metric.name.startswith("tieline_"):

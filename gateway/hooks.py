@@ -1,7 +1,9 @@
 """`POST /hooks/{endpoint}`: who is it, is it them, is it durable; only then yes.
 
 Order matters. The endpoint is looked up first and the body's size bounded while it is read; the signature is
-checked before anything in the body is believed; the answer is given when the inbox has committed.
+checked before anything in the body is believed; the answer is given when the inbox has committed. At an app's
+endpoint the account is read after that, and says whose it is. (Where each account signs with its own secret, the
+account is read first, and only chooses the secret that must fit.)
 """
 
 from __future__ import annotations
@@ -24,11 +26,12 @@ from gateway.batching import Inbox
 from gateway.endpoints import Endpoints
 from gateway.keyring import Keyring
 from gateway.request import Request
+from gateway.routing import Address, RoutingMetrics, address_of, is_signed_by_account, policy_of
 from gateway.tenants import Tenants
 from gateway.verification import Refusal, verify
 from tieline.common.v1.delivery_pb2 import Header, Priority
 from tieline.mapper.v1.inbox_pb2 import AcceptOutcome, DeliveryInput
-from tieline.plugin.v1.webhook_pb2 import Webhook
+from tieline.plugin.v1.webhook_pb2 import Routing, Webhook
 from tieline.registry.v1.endpoints_pb2 import Endpoint
 
 log = structlog.get_logger(__name__)
@@ -49,6 +52,7 @@ class Hooks:
         clock: Clock,
         tracer: trace.Tracer,
         body_seconds: float,
+        metrics: RoutingMetrics,
     ) -> None:
         self._endpoints = endpoints
         self._tenants = tenants
@@ -57,6 +61,7 @@ class Hooks:
         self._clock = clock
         self._tracer = tracer
         self._body_seconds = body_seconds
+        self._metrics = metrics
 
     async def receive(self, http: HttpRequest) -> Response:
         with self._tracer.start_as_current_span(
@@ -65,34 +70,55 @@ class Hooks:
             endpoint = self._endpoint(http.path_params["endpoint"])
             request = await _read(http, endpoint.webhook, self._body_seconds)
             version = await self._verified(endpoint, request)
-            delivery = self._delivery(endpoint, request, version)
+            address = address_of(endpoint, request)
+            if address.connection:
+                self._demand_served(tenant_of(address.connection))
+            else:
+                policy = policy_of(endpoint)
+                self._metrics.unmatched(endpoint.app, policy)
+                if policy == Routing.UNMATCHED_DISCARD:
+                    return Response(status_code=endpoint.webhook.answer.status or 202)
+                if policy != Routing.UNMATCHED_DEAD_LETTER:
+                    raise Problem(Code.NOT_FOUND, what="connection with this account")
+            delivery = self._delivery(endpoint, address, request, version)
             outcome = await self._inbox.accept(delivery)
             return _answer(endpoint.webhook, delivery, outcome)
 
     def _endpoint(self, name: str) -> Endpoint:
         endpoint = self._endpoints.get(name)
-        if endpoint is None or endpoint.WhichOneof("owner") != "connection":
+        if endpoint is None or endpoint.WhichOneof("owner") is None:
             raise Problem(Code.NOT_FOUND, what="such endpoint")
-        tenant = tenant_of(endpoint.connection)
-        why = self._tenants.refusal(tenant) or ("it is suspended" if endpoint.suspended else "")
-        if why:
-            raise Problem(Code.TENANT_SUSPENDED, tenant=f"tenants/{tenant}", why=why)
+        self._demand_served(
+            tenant_of(endpoint.connection or endpoint.app_owner), suspended=endpoint.suspended
+        )
         return endpoint
 
+    def _demand_served(self, tenant: str, *, suspended: bool = False) -> None:
+        why = self._tenants.refusal(tenant) or ("it is suspended" if suspended else "")
+        if why:
+            raise Problem(Code.TENANT_SUSPENDED, tenant=f"tenants/{tenant}", why=why)
+
     async def _verified(self, endpoint: Endpoint, request: Request) -> int:
-        secrets = await self._keyring.secrets(endpoint)
+        subject = endpoint.connection or endpoint.app
+        if is_signed_by_account(endpoint):
+            subject = address_of(endpoint, request).connection
+        secrets = await self._keyring.secrets(endpoint, subject) if subject else ()
         try:
             return verify(endpoint.webhook.signature, secrets, request, self._clock.now())
         except Refusal as refusal:
-            log.info("delivery refused", connection=endpoint.connection, why=str(refusal))
+            log.info("delivery refused", endpoint=endpoint.connection or endpoint.app, why=str(refusal))
             raise Problem(Code.SIGNATURE_INVALID) from None
 
-    def _delivery(self, endpoint: Endpoint, request: Request, version: int) -> DeliveryInput:
+    def _delivery(
+        self, endpoint: Endpoint, address: Address, request: Request, version: int
+    ) -> DeliveryInput:
         webhook, now = endpoint.webhook, self._clock.now()
         found = (request.find(webhook.delivery_id)) if webhook.HasField("delivery_id") else None
         parts = [part for one in webhook.event_type if (part := request.find(one)) is not None]
         delivery = DeliveryInput(
-            connection=endpoint.connection,
+            connection=address.connection or endpoint.app,
+            account_key=address.account_key,
+            app_owner="" if address.connection else endpoint.app_owner,
             webhook=webhook.name,
             delivery_id=time_ordered_uuid(now),
             provider_delivery_id=found or hashlib.sha256(request.body).hexdigest(),

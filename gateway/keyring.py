@@ -27,10 +27,13 @@ class Keyring:
     def __init__(self, credentials: Channel, clock: Clock) -> None:
         self._borrowed = Borrowed(credentials, clock)
 
-    async def secrets(self, endpoint: Endpoint) -> Sequence[Secret]:
-        """Every active version, newest first; none where the vault refuses."""
+    async def secrets(self, endpoint: Endpoint, subject: str = "") -> Sequence[Secret]:
+        """Every active version, newest first; none where the vault refuses.
+
+        Those of the endpoint's owner, unless another subject is named: a connection that signs for itself.
+        """
         place = Place(
-            subject=endpoint.connection or endpoint.app,
+            subject=subject or endpoint.connection or endpoint.app,
             slot=endpoint.webhook.slot or "webhook",
             purpose=PURPOSE_WEBHOOK_VERIFY,
             credential=endpoint.credential,

@@ -21,6 +21,7 @@ from gateway.endpoints import Endpoints
 from gateway.hooks import Hooks
 from gateway.keyring import Keyring
 from gateway.oauth import Oauth
+from gateway.routing import RoutingMetrics
 from gateway.settings import GatewaySettings
 from gateway.tenants import Tenants
 from tieline.credentials.v1 import oauth_pb2_grpc
@@ -43,8 +44,16 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
         tenants = await stack.enter_async_context(Tenants(credentials))
         keyring = await stack.enter_async_context(Keyring(credentials, clock))
         inbox = await stack.enter_async_context(Inbox(mapper))
+        metrics = Metrics("gateway")
         hooks = Hooks(
-            endpoints, tenants, keyring, inbox, clock=clock, tracer=tracer, body_seconds=settings.body_seconds
+            endpoints,
+            tenants,
+            keyring,
+            inbox,
+            clock=clock,
+            tracer=tracer,
+            body_seconds=settings.body_seconds,
+            metrics=RoutingMetrics(metrics.registry),
         )
 
         oauth = Oauth(oauth_pb2_grpc.OauthServiceStub(credentials), settings.public_url)
@@ -62,7 +71,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
                 Route("/hooks/{endpoint}", hooks.receive, methods=["POST"]),
                 Route("/oauth/start", oauth.start, methods=["GET"]),
                 Route("/oauth/callback", oauth.callback, methods=["GET"]),
-                *routes(readiness, Metrics("gateway")),
+                *routes(readiness, metrics),
             ]
         )
         address = await stack.enter_async_context(serve_http(app, settings.http, settings.drain_seconds))

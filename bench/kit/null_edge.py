@@ -10,12 +10,14 @@ from typing import Any, cast
 
 import uvloop
 from opentelemetry import trace
+from prometheus_client import CollectorRegistry
 from starlette.routing import Route
 
 from foundation.clock import SystemClock
 from foundation.settings import Address
 from foundation.telemetry.http import application, serve_http
 from gateway.hooks import Hooks
+from gateway.routing import RoutingMetrics
 from gateway.verification import Secret
 from tieline.mapper.v1.inbox_pb2 import AcceptOutcome, DeliveryInput
 from tieline.plugin.v1.webhook_pb2 import Body, Extractor, Signature, Webhook
@@ -51,7 +53,16 @@ class One:
 
 async def main(port: int) -> None:
     one = cast("Any", One())
-    hooks = Hooks(one, one, one, one, clock=SystemClock(), tracer=trace.NoOpTracer(), body_seconds=30)
+    hooks = Hooks(
+        one,
+        one,
+        one,
+        one,
+        clock=SystemClock(),
+        tracer=trace.NoOpTracer(),
+        body_seconds=30,
+        metrics=RoutingMetrics(CollectorRegistry()),
+    )
     app = application([Route("/hooks/{endpoint}", hooks.receive, methods=["POST"])])
     async with serve_http(app, Address("127.0.0.1", port), 1):
         print("ready", flush=True)

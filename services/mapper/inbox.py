@@ -15,7 +15,8 @@ from foundation.identity.names import parse
 from foundation.store.errors import TransactionConflict
 from services.mapper.names import partition_of
 from tieline.common.v1.delivery_pb2 import PRIORITY_LIVE, PRIORITY_UNSPECIFIED
-from tieline.common.v1.failure_pb2 import FAILURE_KIND_INVALID_INPUT, Failure
+from tieline.common.v1.failure_pb2 import FAILURE_KIND_INVALID_INPUT, FAILURE_KIND_NOT_FOUND, Failure
+from tieline.mapper.v1.dead_letters_pb2 import DeadLetter
 from tieline.mapper.v1.events_pb2 import Delivery as DeliveryMessage
 from tieline.mapper.v1.inbox_pb2 import AcceptOutcome, DeliveryInput
 
@@ -51,7 +52,9 @@ class Arrival:
     record: DeliveryMessage.Record | None = None
     """Of a stream; its place in the stream is in the key, as a digest."""
     failure: Failure | None = None
-    """It could not be read, so it is a dead letter from the beginning."""
+    """It could not be read or routed, so it is a dead letter from the beginning."""
+    stage: DeadLetter.Stage.ValueType = DeadLetter.STAGE_FETCH
+    """Where it died, if it did."""
 
     @property
     def repeat_key(self) -> RepeatKey:
@@ -178,7 +181,7 @@ def _refused(message: DeliveryInput, reason: str, why: str) -> AcceptOutcome:
 
 def _arrival(message: DeliveryInput) -> Arrival:
     """The delivery as it may be stored; ValueError or Problem says why it may not."""
-    tenant, _ = parse("tenants/*/connections/*", message.connection, "connection")
+    tenant, failure = _receiver(message)
     for field, limit in _LIMITS.items():
         value: str = getattr(message, field)
         if "\0" in value or len(value.encode()) > limit:
@@ -192,4 +195,26 @@ def _arrival(message: DeliveryInput) -> Arrival:
         identity = UUID(message.delivery_id)
     except (ValueError, OverflowError):
         raise ValueError("`delivery_id` is no UUID, or `received_at` is no time") from None
-    return Arrival(tenant, identity, partition_of(message.connection), received_at, message)
+    return Arrival(
+        tenant,
+        identity,
+        partition_of(message.connection),
+        received_at,
+        message,
+        failure=failure,
+        stage=DeadLetter.STAGE_ROUTE,
+    )
+
+
+def _receiver(message: DeliveryInput) -> tuple[str, Failure | None]:
+    """The tenant that gets it: a connection's, or for what an app could not route its owner, with the reason."""
+    if not message.connection.startswith("apps/"):
+        tenant, _ = parse("tenants/*/connections/*", message.connection, "connection")
+        return tenant, None
+    parse("apps/*", message.connection, "connection")
+    (owner,) = parse("tenants/*", message.app_owner, "app_owner")
+    account = (
+        f"the account {message.account_key[:200]}" if message.account_key else "an account; it names none"
+    )
+    why = f"no connection of {message.connection} receives for {account}"
+    return owner, Failure(kind=FAILURE_KIND_NOT_FOUND, reason="ACCOUNT_UNKNOWN", message=why)

@@ -32,6 +32,8 @@ from foundation.settings import run
 from foundation.store.opening import check_schema, open_store
 from foundation.store.schemas import REGISTRY
 from foundation.telemetry import Check, Metrics, Readiness, configure_logs
+from services.registry.apps.book import AppBook
+from services.registry.apps.servicer import AppServicer
 from services.registry.broker.broker import Broker
 from services.registry.broker.purse import VaultPurse
 from services.registry.broker.servicer import BrokerServicer
@@ -45,6 +47,7 @@ from services.registry.connections.moving import Moving
 from services.registry.connections.opening import connecting
 from services.registry.connections.picture import Picture
 from services.registry.connections.servicer import ConnectionServicer
+from services.registry.connections.shown import Shown
 from services.registry.egress.proxy import open_egress
 from services.registry.flags.book import FlagBook
 from services.registry.flags.servicer import FlagServicer
@@ -72,6 +75,7 @@ from services.registry.replicas.replica import new_replica
 from services.registry.schedules.opening import schedules
 from services.registry.schedules.servicer import ScheduleServicer
 from services.registry.settings import RegistrySettings
+from tieline.registry.v1.apps_pb2_grpc import add_AppServiceServicer_to_server
 from tieline.registry.v1.broker_pb2_grpc import add_BrokerServiceServicer_to_server
 from tieline.registry.v1.catalogue_pb2_grpc import add_CatalogueServiceServicer_to_server
 from tieline.registry.v1.connections_pb2_grpc import add_ConnectionServiceServicer_to_server
@@ -150,10 +154,12 @@ async def serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
         }
         wake = asyncio.Event() if relay is None else relay.wake
         statuses = await open_(watching(ground, ear, connections.removals, rests_on, wake))
+        shown = Shown(statuses.seen, settings.public_url)
         api = Api(
             CatalogueServicer(catalogue, host, recorder),
             ProcessServicer(Fleet(own_processes, worker, clock), recorder),
-            ConnectionServicer(connections.people, picture, statuses.seen, settings.public_url),
+            ConnectionServicer(connections.people, picture, shown),
+            AppServicer(AppBook(ground, connections.people.book), shown, settings.public_url),
             EndpointServicer(picture, host),
             BrokerServicer(broker),
             FlagServicer(FlagBook(own, recorder, connections.follower, clock)),
@@ -194,6 +200,7 @@ class Api:
     catalogue: CatalogueServicer
     processes: ProcessServicer
     connections: ConnectionServicer
+    apps: AppServicer
     endpoints: EndpointServicer
     broker: BrokerServicer
     flags: FlagServicer
@@ -207,6 +214,7 @@ class Api:
         server.add(add_CatalogueServiceServicer_to_server, self.catalogue)
         server.add(add_ProcessServiceServicer_to_server, self.processes)
         server.add(add_ConnectionServiceServicer_to_server, self.connections)
+        server.add(add_AppServiceServicer_to_server, self.apps)
         server.add(add_EndpointServiceServicer_to_server, self.endpoints)
         server.add(add_BrokerServiceServicer_to_server, self.broker)
         server.add(add_FlagServiceServicer_to_server, self.flags)

@@ -24,9 +24,10 @@ from services.credentials.credential.store import CredentialRow, GrantRow
 from services.credentials.identities.standing import require_active
 from services.credentials.leases import store as leases
 from services.credentials.leases.ranges import is_range
-from tieline.credentials.v1.credentials_pb2 import Grant, Purpose
+from tieline.credentials.v1.credentials_pb2 import PURPOSE_CALL, Grant, Purpose
 
 _CONNECTION = re.compile(r"tenants/[a-z0-9-]+/connections/[a-z0-9-]+")
+_APP = re.compile(r"apps/[a-z0-9-]+")
 _SLOT = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _ENTRY = re.compile(r"[\w.:/-]{0,128}")
 _ACCOUNT = re.compile(r"[^\0-\x1f\x7f]{0,256}")
@@ -69,11 +70,16 @@ class GrantBook:
             if row is not None:
                 await self._delete(work, row)
 
-    async def end(self, connection: str, kept: Collection[tuple[str, str, str]], settled: timedelta) -> int:
-        """The grants of a connection end, but for what it still wants: slot, entry and credential. How many ended."""
-        tenant, ended = tenant_of(connection), 0
+    async def end(
+        self, tenant: str, subject: str, kept: Collection[tuple[str, str, str]], settled: timedelta
+    ) -> int:
+        """The grants of a connection or app end, but for what it still wants: slot, entry and credential.
+
+        How many ended.
+        """
+        ended = 0
         async with self._store.unit_of_work(tenants=[tenant]) as work:
-            for row in await queries.grants_to_end(work, tenant, connection, settled):
+            for row in await queries.grants_to_end(work, tenant, subject, settled):
                 credential = f"tenants/{tenant}/credentials/{row.credential}"
                 if (row.slot, row.entry, credential) not in kept:
                     await self._delete(work, row)
@@ -90,10 +96,6 @@ class GrantBook:
 
     def _row(self, ref: Ref, grant: Grant) -> GrantRow:
         holder = _holder(grant)
-        if grant.app:
-            raise Field("grant.app").wrong("apps are not served by this version")
-        if not _CONNECTION.fullmatch(grant.connection) or tenant_of(grant.connection) != ref.tenant:
-            raise Field("grant.connection").wrong(f"it must be a connection of tenants/{ref.tenant}")
         if grant.purpose not in Purpose.values() or not grant.purpose:
             raise Field("grant.purpose").wrong("it is not given")
         if not _SLOT.fullmatch(grant.slot):
@@ -112,7 +114,7 @@ class GrantBook:
             id=self._ids.new("g"),
             credential=ref.id,
             holder=holder,
-            subject=grant.connection,
+            subject=_subject(grant, ref.tenant),
             slot=grant.slot,
             entry=grant.entry,
             purpose=Purpose.Name(grant.purpose).removeprefix("PURPOSE_"),
@@ -122,6 +124,21 @@ class GrantBook:
             author=author(),
             expires_at=ends,
         )
+
+
+def _subject(grant: Grant, tenant: str) -> str:
+    """The connection or app that it is for: a connection of the same tenant, or an app, which is nobody's."""
+    if grant.app:
+        if grant.connection:
+            raise Field("grant.app").wrong("a grant is for a connection or for an app")
+        if not _APP.fullmatch(grant.app):
+            raise Field("grant.app").wrong("it is not the name of an app")
+        if grant.purpose == PURPOSE_CALL:
+            raise Field("grant.app").wrong("plugins call for connections; an app's deliveries are verified")
+        return grant.app
+    if not _CONNECTION.fullmatch(grant.connection) or tenant_of(grant.connection) != tenant:
+        raise Field("grant.connection").wrong(f"it must be a connection of tenants/{tenant}")
+    return grant.connection
 
 
 def _holder(grant: Grant) -> str:

@@ -150,11 +150,16 @@ class CredentialServicer(credentials_pb2_grpc.CredentialServiceServicer):
         return Empty()
 
     async def EndGrants(self, request: pb.EndGrantsRequest, context: Any) -> pb.EndGrantsResponse:  # noqa: ARG002, N802
-        parse("tenants/*/connections/*", request.connection, "connection")
+        if request.app:
+            parse("apps/*", request.app, "app")
+            (tenant,) = parse("tenants/*", request.app_owner, "app_owner")
+        else:
+            tenant, _ = parse("tenants/*/connections/*", request.connection, "connection")
         if caller().name != PLUGIN_HOST:
             raise Problem(Code.CALLER_KIND_REFUSED, method="EndGrants", kind=caller().name)
         kept = {(one.slot, one.entry, one.credential) for one in request.kept}
-        ended = await self._grants.end(request.connection, kept, request.settled.ToTimedelta())
+        subject = request.app or request.connection
+        ended = await self._grants.end(tenant, subject, kept, request.settled.ToTimedelta())
         return pb.EndGrantsResponse(ended=ended)
 
     async def WatchCredentialStates(  # noqa: N802

@@ -74,7 +74,6 @@ def grant_message(row: GrantRow) -> Grant:
     grant = Grant(
         name=row.name,
         plugin_versions=row.plugin_versions,
-        connection=row.subject,
         slot=row.slot,
         entry=row.entry,
         purpose=Purpose.Value(f"PURPOSE_{row.purpose}"),
@@ -82,6 +81,10 @@ def grant_message(row: GrantRow) -> Grant:
         account=row.account,
         author=row.author,
     )
+    if row.subject.startswith("apps/"):
+        grant.app = row.subject
+    else:
+        grant.connection = row.subject
     if collection == "plugins":
         grant.plugin = holder
     else:

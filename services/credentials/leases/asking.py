@@ -19,7 +19,9 @@ PLUGIN_HOST = "services/registry"
 LONGEST = 512
 
 Wanted = AcquireLeasesRequest.LeaseRequest
-_SUBJECT = re.compile(r"tenants/[^/\0]+/connections/[^/\0]+")
+_CONNECTION = re.compile(r"tenants/[^/\0]+/connections/[^/\0]+")
+_APP = re.compile(r"apps/[^/\0]+")
+_CREDENTIAL = re.compile(r"tenants/[^/\0]+/credentials/[^/\0]+")
 
 
 def client_of(principal: Principal) -> Client:
@@ -40,12 +42,14 @@ def use_of(client: Client, wanted: Wanted) -> Use | Outcome:
         return refused(
             FAILURE_KIND_INVALID_INPUT, "TEXT_REFUSED", f"a text is longer than {LONGEST} or holds a NUL"
         )
-    if not _SUBJECT.fullmatch(wanted.subject):
-        return refused(FAILURE_KIND_INVALID_INPUT, "SUBJECT_REFUSED", "leases are for connections")
+    tenant = _tenant(wanted)
+    if not tenant:
+        why = "leases are for a connection, or for an app with its credential named in full"
+        return refused(FAILURE_KIND_INVALID_INPUT, "SUBJECT_REFUSED", why)
     if wanted.purpose not in Purpose.values() or not wanted.purpose:
         return refused(FAILURE_KIND_INVALID_INPUT, "PURPOSE_MISSING", "it is not said for what")
     return Use(
-        tenant=tenant_of(wanted.subject),
+        tenant=tenant,
         holder=f"plugins/{wanted.plugin}" if wanted.plugin else client.name,
         subject=wanted.subject,
         slot=wanted.slot,
@@ -53,6 +57,14 @@ def use_of(client: Client, wanted: Wanted) -> Use | Outcome:
         purpose=Purpose.Name(wanted.purpose).removeprefix("PURPOSE_"),
         credential=wanted.credential.rpartition("/")[2],
     )
+
+
+def _tenant(wanted: Wanted) -> str:
+    """Whose credentials are looked through. An app is nobody's: the credential says whose tenant it is."""
+    if _CONNECTION.fullmatch(wanted.subject):
+        return tenant_of(wanted.subject)
+    named = _APP.fullmatch(wanted.subject) and _CREDENTIAL.fullmatch(wanted.credential)
+    return tenant_of(wanted.credential) if named else ""
 
 
 def may_ask(client: Client, wanted: Wanted) -> bool:

@@ -13,7 +13,6 @@ from foundation.store.unit_of_work import Store
 from services.mapper.inbox import Arrival, Fence, Fenced, Kept, RepeatKey
 from services.mapper.judging import tidy
 from tieline.common.v1.failure_pb2 import Failure
-from tieline.mapper.v1.dead_letters_pb2 import DeadLetter
 
 # `position` is given in the order of insertion: deliveries of one call keep theirs.
 _KEEP = text("""
@@ -169,7 +168,7 @@ def _grave(arrival: Arrival) -> dict[str, object]:
         "connection": arrival.message.connection,
         "channel": arrival.message.webhook,
         "event_type": arrival.message.event_type,
-        "stage": DeadLetter.STAGE_FETCH,
+        "stage": arrival.stage,
         "reason": failure.reason,
         "failure": failure.SerializeToString(),
     }

@@ -11,6 +11,7 @@ from typing import Any
 
 import jsonschema_rs
 
+from services.registry.catalogue.covered import is_covered
 from services.registry.catalogue.versions import Range, Version
 from tieline.plugin.v1.manifest_pb2 import Manifest
 from tieline.sdk.manifest import ManifestError
@@ -163,6 +164,17 @@ def _check_webhooks(manifest: Manifest, _: Path) -> None:
             raise ManifestError(place, f"there is no credential slot {webhook.slot or 'webhook'}")
 
 
+def _check_routing(manifest: Manifest, _: Path) -> None:
+    """An account that anybody could write beside what is signed would be somebody else's deliveries."""
+    for index, webhook in enumerate(manifest.webhooks):
+        for number, extractor in enumerate(webhook.routing.account_key):
+            place = ("webhooks", index, "routing", "account_key", number)
+            if not extractor.WhichOneof("source"):
+                raise ManifestError(place, "it does not say where to look")
+            if not is_covered(extractor, webhook.signature):
+                raise ManifestError(place, "the account must be inside what the signature covers")
+
+
 def _check_slots(manifest: Manifest, _: Path) -> None:
     """Whatever names a slot names one that there is."""
     slots = {slot.name for slot in manifest.credential_slots}
@@ -246,6 +258,7 @@ CHECKS: Sequence[Callable[[Manifest, Path], None]] = (
     _check_events,
     _check_slots,
     _check_webhooks,
+    _check_routing,
     _check_streams,
     _check_actions,
     _check_schemas,

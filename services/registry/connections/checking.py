@@ -10,6 +10,7 @@ from services.registry.broker.broker import Broker
 from services.registry.broker.examining import Finding
 from services.registry.connections.book import ConnectionBook
 from services.registry.connections.connection import Application, Connection, State
+from services.registry.connections.proving import Prover
 from services.registry.connections.wanted import webhooks_of
 from services.registry.host.host import Host
 from tieline.common.v1.failure_pb2 import Failure, FailureKind
@@ -39,8 +40,8 @@ class Checked:
 
 
 class Checking:
-    def __init__(self, book: ConnectionBook, host: Host, broker: Broker) -> None:
-        self._book, self._host, self._broker = book, host, broker
+    def __init__(self, book: ConnectionBook, host: Host, broker: Broker, prover: Prover) -> None:
+        self._book, self._host, self._broker, self._prover = book, host, broker, prover
 
     async def check(self, tenant: str, id_: str) -> list[Checked]:
         """Of the newest revision: that is the one which somebody wants to work."""
@@ -55,8 +56,11 @@ class Checking:
             examination = await self._broker.examining.examine(process, served)
             if connection.revision != connection.applied_revision and not _is_tried(connection):
                 await self._broker.calls.preparation.release(process, served.instance)
+        if examination.failure is None and connection.revision == connection.applied_revision:
+            await self._prover.found(connection, examination.accounts)
+            connection = await self._book.get(tenant, id_)
         told = [_told(finding) for finding in examination.findings]
-        return [*told, *_webhooks(connection, process.manifest)]
+        return [*told, *_webhooks(connection, process.manifest), *_accounts(connection)]
 
 
 def _is_tried(connection: Connection) -> bool:
@@ -85,3 +89,16 @@ def _webhooks(connection: Connection, manifest: Manifest) -> Iterator[Checked]:
             yield Checked(
                 f"webhook {webhook.name}", why, "`tieline connection update --webhook` gives it one."
             )
+
+
+def _accounts(connection: Connection) -> Iterator[Checked]:
+    for one in connection.wanted.account_keys:
+        if one.key in connection.accounts:
+            yield Checked(f"account {one.key}")
+            continue
+        why = failures.permission_denied("ACCOUNT_NOT_PROVEN", "nothing shows that it is this tenant's")
+        advice = (
+            "Bind a credential that controls it and check again, or ask who runs the platform:"
+            f" `tieline app approve {connection.name} {one.key}`."
+        )
+        yield Checked(f"account {one.key}", why, advice)

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.registry.connections import accounts as account_keys
 from services.registry.connections import store
 from services.registry.connections.connection import Application, Connection, Revision
 from tieline.common.v1.failure_pb2 import Failure
@@ -55,7 +56,7 @@ _MINE = """
 _APPLIED = text(f"""
     update connections set applied_revision = :revision, application = 'applied', application_failure = null,
         resolved_version = :version, proven_accounts = :accounts, update_time = :now, attempts = 0,
-        claim_owner = null, claim_until = null,
+        claim_owner = null, claim_until = null, prove_after = case when :app <> '' then now() + interval '1 hour' end,
         state_time = case when state = 'pending' then :now else state_time end,
         state = case when state = 'pending' then 'active' else state end
     {_MINE}
@@ -78,6 +79,10 @@ _PUT_OFF = text("""
     where tenant = :tenant and id = :id and claim_owner = :owner
 """)
 _ERASE = [
+    text("""
+        delete from account_keys where instance in (
+            select instance from connections where tenant = :tenant and id = :id)
+    """),
     text("delete from checkpoints where tenant = :tenant and connection = :id"),
     text("delete from endpoints where tenant = :tenant and connection = :id"),
     text("delete from connection_revisions where tenant = :tenant and connection = :id"),
@@ -104,6 +109,14 @@ _MIGRATED = text("""
         application_failure = null, attempts = 0, next_try = now(), claim_owner = null, claim_until = null,
         update_time = :now
     where tenant = :tenant and id = :id and revision = :before and applied_revision = :before and state <> 'deleting'
+""")
+_TAKE_TO_PROVE = text("""
+    update connections set prove_after = now() + interval '1 hour'
+    where (tenant, id) in (
+        select tenant, id from connections
+        where prove_after <= now() and state = 'active' and applied_revision = revision
+        order by prove_after limit :limit for update skip locked)
+    returning 'tenants/' || tenant || '/connections/' || id as name
 """)
 _SWEEP = text("delete from connection_requests where create_time < now() - cast(:kept as interval)")
 
@@ -138,11 +151,13 @@ async def applied(
     now: datetime,
 ) -> int:
     """Its newest revision serves from that generation on, with these webhooks; 0 if that is no longer ours to say."""
-    row = _row(connection, owner) | {"version": version, "accounts": list(accounts), "now": now}
+    told = {"version": version, "accounts": list(accounts), "app": connection.wanted.app, "now": now}
+    row = _row(connection, owner) | told
     if not (await work.execute(_APPLIED, row)).rowcount:
         return 0
     await work.execute(_REVISION_WENT, _row(connection, owner) | {"application": "applied"})
     await work.execute(_END_ENDPOINTS, _row(connection, owner) | {"kept": list(webhooks)})
+    await account_keys.prove(work, connection, accounts)
     return await store.changed(work)
 
 
@@ -204,6 +219,11 @@ async def migrated(work: AsyncConnection, connection: Connection, new: Revision)
     await store.add_revision(work, connection, new)
     await store.changed(work)
     return True
+
+
+async def take_to_prove(work: AsyncConnection, limit: int) -> list[str]:
+    """Connections whose accounts are to be asked about, each for an hour."""
+    return [row.name for row in await work.execute(_TAKE_TO_PROVE, {"limit": limit})]
 
 
 async def sweep_requests(work: AsyncConnection) -> None:

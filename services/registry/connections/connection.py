@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from services.registry.apps.app import with_defaults
 from services.registry.broker.serving import Binding, Pace, Rest, Served
 from tieline.common.v1.failure_pb2 import Failure
 from tieline.registry.v1 import connections_pb2 as pb
@@ -65,6 +67,10 @@ class Connection:
     """How often its newest revision was tried in vain."""
     proven_accounts: tuple[str, ...] = ()
     """Accounts at the provider that its credentials control, as the provider said."""
+    app_settings: bytes = b""
+    """Those of its app, where it has one."""
+    accounts: Mapping[str, str] = field(default_factory=dict)
+    """Of the accounts that it names, those it receives for, each with how that is known."""
 
     @property
     def name(self) -> str:
@@ -79,13 +85,20 @@ class Connection:
         """Of this very connection, not of one that had its id before; what the platform does by itself leaves it."""
         return f"{self.instance[:8]}.{self.edition}"
 
+    @property
+    def settings(self) -> bytes:
+        """What its plugin is given: its own over those of its app."""
+        return with_defaults(self.app_settings, self.wanted.settings)
+
     def served(self, revision: int) -> Served:
+        accounts = tuple(sorted(self.accounts))
         return Served(
             connection=self.name,
             plugin=self.plugin,
-            instance=_instance(self.instance, revision),
+            instance=_instance(self.instance, revision, accounts, self.app_settings),
             revision=revision,
-            settings=self.wanted.settings,
+            settings=self.settings,
+            account_keys=accounts,
             settings_version=self.settings_version,
             version_range=self.wanted.version_range,
             cell=_cell(self.tenant) if self.wanted.isolation == ISOLATION_PER_TENANT else "",
@@ -112,8 +125,12 @@ class Revision:
     """The revision whose settings these are, in the words of another version; 0: somebody wrote them."""
 
 
-def _instance(base: str, revision: int) -> str:
-    return hashlib.sha256(f"{base}/{revision}".encode()).hexdigest()[:32]
+def _instance(base: str, revision: int, accounts: tuple[str, ...], app_settings: bytes) -> str:
+    """Another one too when an app gives it something else, so that its plugin never mixes both."""
+    whole = f"{base}/{revision}"
+    if accounts or app_settings not in (b"", b"{}"):
+        whole += "\0".join(("", app_settings.decode(), *accounts))
+    return hashlib.sha256(whole.encode()).hexdigest()[:32]
 
 
 def _cell(tenant: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from foundation.errors import Code, Problem
+from services.registry.apps.app import FindApp, no_apps
 from services.registry.broker.broker import Broker
 from services.registry.catalogue.versions import Version
 from services.registry.connections.connection import Connection
@@ -46,8 +47,8 @@ class Drafted:
 
 
 class Drafts:
-    def __init__(self, host: Host, broker: Broker) -> None:
-        self._host, self._broker = host, broker
+    def __init__(self, host: Host, broker: Broker, find_app: FindApp = no_apps) -> None:
+        self._host, self._broker, self._find_app = host, broker, find_app
 
     def manifest(self, wanted: pb.Connection) -> Manifest:
         """That of the version it would run on; the problem that says what is wrong with plugin or range."""
@@ -66,10 +67,12 @@ class Drafts:
     async def of(self, connection: Connection, draft: Draft) -> Drafted:
         """The draft, and its translation where it has to have one; the problem where it cannot be."""
         manifest = self.manifest(draft.wanted)
+        app = await self._find_app(draft.wanted.app) if draft.wanted.app else None
+        connection = replace(connection, app_settings=b"" if app is None else app.content.settings)
         drafts = [draft]
         if is_older(draft.settings_version, manifest.version):
             drafts += await self._translated(connection, draft, manifest)
-        check(drafts[-1].wanted, manifest, connection.tenant)
+        check(drafts[-1].wanted, manifest, connection.tenant, app)
         if len(drafts) == 1:
             await self._ask_plugin(connection, draft)
         return Drafted(manifest, drafts)
@@ -107,7 +110,7 @@ class Drafts:
             raise _refused(draft.settings_version, process.manifest.version, opinion.failure.message)
         if opinion.migrated:
             return translation(draft, opinion.migrated, process.manifest)
-        if faults := settings_faults(draft.wanted.settings, process.manifest):
+        if faults := settings_faults(connection.settings, process.manifest):
             raise _refused(draft.settings_version, process.manifest.version, "; ".join(faults))
         return None
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 
 from foundation.rpc.call import ServicerContext
-from services.registry.connections.endpoints import endpoints
+from services.registry.connections.endpoints import app_endpoints, endpoints
 from services.registry.connections.picture import Picture
 from services.registry.host.host import Host
 from tieline.registry.v1 import endpoints_pb2 as pb
@@ -20,7 +20,10 @@ class EndpointServicer(endpoints_pb2_grpc.EndpointServiceServicer):
         self, _: pb.WatchEndpointsRequest, __: ServicerContext
     ) -> AsyncIterator[pb.WatchEndpointsResponse]:
         async for snapshot in self._picture.watch():
-            found = list(endpoints(snapshot.content, self._host))
+            found = [
+                *endpoints(snapshot.content, self._host),
+                *app_endpoints(self._picture.apps, snapshot.content, self._host),
+            ]
             for part in parts(found, snapshot.generation):
                 yield part
 

@@ -27,9 +27,10 @@ GATEWAY = "gateway"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """A credential that somebody shall use for a connection: the gateway to verify, or its plugin to call."""
+    """A credential that somebody shall use: the gateway to verify, or a plugin to call."""
 
-    connection: str
+    subject: str
+    """For which connection or app."""
     settings: bytes
     plugin: str
     binding: SlotBinding
@@ -47,7 +48,7 @@ class Wish:
     @property
     def request_id(self) -> str:
         """The same for the same wish, so that repeating a creation repeats no grant."""
-        parts = [self.connection, self.binding.slot, self.binding.entry, self.binding.credential]
+        parts = [self.subject, self.binding.slot, self.binding.entry, self.binding.credential]
         if self.purpose != PURPOSE_WEBHOOK_VERIFY:
             parts.append(Purpose.Name(self.purpose))
         return str(uuid.uuid5(_NAMESPACE, "\n".join(parts)))
@@ -60,6 +61,9 @@ class Grants(Protocol):
     async def end(self, connection: str, kept: Iterable[SlotBinding] = (), *, settled: float = 0.0) -> None:
         """With our own right: the grants of a connection end, but for these and for what is newer than so many seconds."""
 
+    async def end_of_app(self, app: str, owner: str, kept: Iterable[SlotBinding] = ()) -> None:
+        """The same for the grants of an app, in the tenant that owns it."""
+
 
 class VaultGrants:
     """We act for whoever asked us: the vault decides by their right, and its record names both."""
@@ -70,13 +74,16 @@ class VaultGrants:
     async def give(self, wish: Wish) -> None:
         choice = await self._choice(wish)
         grant = credentials_pb2.Grant(
-            connection=wish.connection,
             slot=wish.binding.slot,
             entry=wish.binding.entry,
             purpose=wish.purpose,
             fields=choice.fields,
             account=_account(wish, choice),
         )
+        if wish.subject.startswith("apps/"):
+            grant.app = wish.subject
+        else:
+            grant.connection = wish.subject
         if wish.purpose == PURPOSE_CALL:
             grant.plugin = wish.plugin
         else:
@@ -92,9 +99,15 @@ class VaultGrants:
 
     async def end(self, connection: str, kept: Iterable[SlotBinding] = (), *, settled: float = 0.0) -> None:
         request = credentials_pb2.EndGrantsRequest(connection=connection)
+        request.settled.FromMilliseconds(round(settled * 1000))
+        await self._end(request, kept)
+
+    async def end_of_app(self, app: str, owner: str, kept: Iterable[SlotBinding] = ()) -> None:
+        await self._end(credentials_pb2.EndGrantsRequest(app=app, app_owner=owner), kept)
+
+    async def _end(self, request: credentials_pb2.EndGrantsRequest, kept: Iterable[SlotBinding]) -> None:
         for one in kept:
             request.kept.add(slot=one.slot, entry=one.entry, credential=one.credential)
-        request.settled.FromMilliseconds(round(settled * 1000))
         await self._stub.EndGrants(request)
 
     async def _choice(self, wish: Wish) -> CredentialChoice:
@@ -116,10 +129,10 @@ def wishes(connection: Connection, manifest: Manifest) -> Iterator[Wish]:
     """One for each use of each credential."""
     for binding in connection.wanted.credentials:
         slot = slot_named(manifest, binding.slot)
-        for purpose in _purposes(slot) if slot is not None else ():
+        for purpose in purposes(slot) if slot is not None else ():
             assert slot is not None  # noqa: S101  or there would be no purpose
             yield Wish(
-                connection=connection.name,
+                subject=connection.name,
                 settings=connection.wanted.settings,
                 plugin=manifest.name,
                 binding=binding,
@@ -134,7 +147,7 @@ def new_wishes(connection: Connection, manifest: Manifest, before: pb.Connection
     return (wish for wish in wishes(connection, manifest) if wish.key not in granted)
 
 
-def _purposes(slot: CredentialSlot) -> Iterator[Purpose.ValueType]:
+def purposes(slot: CredentialSlot) -> Iterator[Purpose.ValueType]:
     if CredentialSlot.USE_VERIFY in slot.uses:
         yield PURPOSE_WEBHOOK_VERIFY
     if CredentialSlot.USE_CALL in slot.uses or not slot.uses:

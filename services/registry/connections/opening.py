@@ -6,6 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from foundation.store.unit_of_work import Store
+from services.registry.apps import store as apps
+from services.registry.apps.app import App, FindApp
 from services.registry.connections.applying import Applier
 from services.registry.connections.book import ConnectionBook
 from services.registry.connections.changing import Changing
@@ -15,6 +18,7 @@ from services.registry.connections.ending import Ender, Removal
 from services.registry.connections.grants import VaultGrants
 from services.registry.connections.many import Many
 from services.registry.connections.migrating import Migrator
+from services.registry.connections.proving import Prover
 from services.registry.connections.releasing import Releaser
 from services.registry.connections.resting import Resting
 from services.registry.connections.servicer import Parts
@@ -34,10 +38,18 @@ class Connections:
     """What has connections follow their flags."""
 
 
+def _apps(own: Store) -> FindApp:
+    async def find(name: str) -> App | None:
+        async with own.unit_of_work(tenants=(), read_only=True) as work:
+            return await apps.get(work, name.removeprefix("apps/"))
+
+    return find
+
+
 @asynccontextmanager
 async def connecting(on: Ground) -> AsyncIterator[Connections]:
     worker, host, broker, picture, clock = on.worker, on.host, on.broker, on.picture, on.clock
-    grants, drafts = VaultGrants(on.vault), Drafts(host, broker)
+    grants, drafts = VaultGrants(on.vault), Drafts(host, broker, _apps(on.own))
     removals: list[Removal] = []
     async with AsyncExitStack() as stack:
         open_ = stack.enter_async_context
@@ -55,6 +67,7 @@ async def connecting(on: Ground) -> AsyncIterator[Connections]:
                 clock=clock,
             )
         )
+        prover = await open_(Prover(worker, host, broker, picture, clock))
         releaser = await open_(Releaser(host, broker, picture, clock))
         ender = await open_(
             Ender(
@@ -83,6 +96,6 @@ async def connecting(on: Ground) -> AsyncIterator[Connections]:
             changing,
             Resting(book, host, broker, ender),
             Many(book, changing),
-            Checking(book, host, broker),
+            Checking(book, host, broker, prover),
         )
         yield Connections(people, drafts, removals, follower)

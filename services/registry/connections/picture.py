@@ -9,6 +9,8 @@ from contextlib import suppress
 from foundation.errors import Code, Problem
 from foundation.store.unit_of_work import Store
 from foundation.store.watched import Snapshot, Watched
+from services.registry.apps import store as apps
+from services.registry.apps.app import App
 from services.registry.broker.serving import Served
 from services.registry.connections import store
 from services.registry.connections.connection import Connection
@@ -22,6 +24,8 @@ Connections = Mapping[str, Connection]
 class Picture(Watched[Connections]):
     def __init__(self, worker: Store) -> None:
         self._worker = worker
+        self.apps: Mapping[str, App] = {}
+        """By name, as they were when the connections were read."""
         super().__init__("connections", self._everything, {}, look_seconds=LOOK_SECONDS)
 
     async def find(self, connection: str) -> Served | None:
@@ -52,4 +56,6 @@ class Picture(Watched[Connections]):
             generation = await store.generation(work)
             if generation == known:
                 return None
-            return Snapshot(generation, {found.name: found for found in await store.everything(work)})
+            connections = {found.name: found for found in await store.everything(work)}
+            self.apps = {app.name: app for app in await apps.everything(work)}
+            return Snapshot(generation, connections)

@@ -2,11 +2,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Protocol
 
 from google.protobuf.empty_pb2 import Empty
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from foundation.errors import Code, Problem
 from foundation.identity.names import parse, tenant_of
@@ -15,12 +12,12 @@ from foundation.rpc.call import ServicerContext, author
 from services.registry.connections.book import ConnectionBook
 from services.registry.connections.changing import Changing
 from services.registry.connections.checking import Checking
-from services.registry.connections.connection import Connection, Revision, State
+from services.registry.connections.connection import Connection, Revision
 from services.registry.connections.history import differences
 from services.registry.connections.many import Many, Order
 from services.registry.connections.picture import Picture
 from services.registry.connections.resting import Resting
-from tieline.common.v1.failure_pb2 import Failure
+from services.registry.connections.shown import Shown, moment
 from tieline.registry.v1 import connections_pb2 as pb
 from tieline.registry.v1 import connections_pb2_grpc
 
@@ -31,16 +28,6 @@ PART = 500
 PART_BYTES = 1024 * 1024
 NEWEST = 2**62
 """Above every revision."""
-
-
-class Seen(Protocol):
-    """What is true of a connection besides what is stored of it."""
-
-    def version(self, connection: Connection) -> str:
-        """Of its plugin, as it runs."""
-
-    def failing(self, connection: Connection) -> tuple[Failure, datetime] | None:
-        """Why it does not work although it should, and since when."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +42,9 @@ class Parts:
 
 
 class ConnectionServicer(connections_pb2_grpc.ConnectionServiceServicer):
-    def __init__(self, parts: Parts, picture: Picture, seen: Seen, public_url: str) -> None:
-        self._parts, self._book, self._picture, self._seen = parts, parts.book, picture, seen
-        self._public_url = public_url.rstrip("/")
+    def __init__(self, parts: Parts, picture: Picture, shown: Shown) -> None:
+        self._parts, self._book, self._picture = parts, parts.book, picture
+        self._shown = shown
 
     async def CreateConnection(
         self, request: pb.CreateConnectionRequest, _: ServicerContext
@@ -187,41 +174,6 @@ class ConnectionServicer(connections_pb2_grpc.ConnectionServiceServicer):
             for part in watched(shown, snapshot.generation):
                 yield part
 
-    def _shown(self, connection: Connection) -> pb.Connection:
-        state, failure, since = connection.state, connection.failure, connection.state_time
-        if (failing := self._seen.failing(connection)) is not None:
-            state, (failure, since) = State.FAILING, failing
-        shown = pb.Connection()
-        shown.CopyFrom(connection.wanted)
-        shown.MergeFrom(
-            pb.Connection(
-                name=connection.name,
-                state=pb.Connection.State.Value(f"STATE_{state.name}"),
-                state_time=_moment(since),
-                failure=failure,
-                revision=connection.revision,
-                application=pb.Connection.Application.Value(f"APPLICATION_{connection.application.name}"),
-                applied_revision=connection.applied_revision,
-                application_failure=connection.application_failure,
-                resolved_version=self._seen.version(connection),
-                webhook_urls={
-                    webhook: f"{self._public_url}/hooks/{endpoint}"
-                    for webhook, endpoint in connection.endpoints.items()
-                },
-                subscriptions=connection.subscriptions,
-                create_time=_moment(connection.create_time),
-                update_time=_moment(connection.update_time),
-                etag=connection.etag,
-            )
-        )
-        return shown
-
-
-def _moment(value: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(value)
-    return stamp
-
 
 def _id(connection: Connection) -> str:
     return connection.id
@@ -257,7 +209,7 @@ def _revision(parent: str, revision: Revision, before: Revision | None) -> pb.Co
         changed_fields=fields,
         settings_patch=patch,
         author=revision.author,
-        create_time=_moment(revision.create_time),
+        create_time=moment(revision.create_time),
         application=pb.Connection.Application.Value(f"APPLICATION_{revision.application.name}"),
         rollback_of=revision.rollback_of,
     )

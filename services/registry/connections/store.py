@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from foundation.errors import Code, Problem
 from services.registry.connections.connection import Application, Connection, Revision, State
 from tieline.common.v1.failure_pb2 import Failure
 from tieline.registry.v1 import connections_pb2 as pb
@@ -20,7 +21,9 @@ from tieline.registry.v1 import connections_pb2 as pb
 _READ = """
     select c.tenant, c.id, c.instance, c.revision, c.applied_revision, c.state, c.state_time, c.failure, c.application,
            c.application_failure, c.resolved_version, c.create_time, c.update_time, r.wanted, r.settings_version,
-           c.edition, c.attempts, c.proven_accounts,
+           c.edition, c.attempts, c.proven_accounts, a.settings as app_settings,
+           (select coalesce(json_object_agg(k.account_key, k.claim), '{{}}'::json)::text from account_keys k
+            where k.instance = c.instance and k.app = r.app) as accounts,
            (select coalesce(json_object_agg(e.webhook, e.endpoint), '{{}}'::json)::text from endpoints e
             where e.tenant = c.tenant and e.connection = c.id) as endpoints,
            (select coalesce(json_agg(json_build_object(
@@ -30,6 +33,7 @@ _READ = """
               and s.instance = c.instance and (s.subscription_id <> '' or s.failure is not null)) as subscriptions
     from connections c
     join connection_revisions r on r.tenant = c.tenant and r.connection = c.id and r.revision = {revision}
+    left join apps a on r.app = 'apps/' || a.id
 """
 NEWEST = _READ.format(revision="c.revision")
 # What serves is the applied revision; where none does yet, the newest is what will.
@@ -43,6 +47,12 @@ _LIST = text(f"""{NEWEST} where c.tenant = :tenant and c.id > :after
     and (cast(:plugin as text) = '' or c.plugin = :plugin) order by c.id limit :limit""")
 _ALL_NEWEST = text(f"{NEWEST} order by c.tenant, c.id")
 _ALL = text(f"{SERVING} order by c.tenant, c.id")
+_OF_APP = text(f"""{NEWEST} where r.app = :app or exists (
+        select from connection_revisions s where s.tenant = c.tenant and s.connection = c.id
+          and s.revision = c.applied_revision and s.app = :app)
+    order by c.tenant, c.id limit :limit""")
+# Until the transaction ends the app is not removed.
+_HOLD_APP = text("select id from apps where 'apps/' || id = :app for share")
 _REVISIONS = text("""
     select revision, wanted, settings_version, author, create_time, application, rollback_of, migrated_from
     from connection_revisions
@@ -57,9 +67,9 @@ _INSERT = text("""
 """)
 _INSERT_REVISION = text("""
     insert into connection_revisions (tenant, connection, revision, wanted, settings_version, author, create_time,
-                                      application, rollback_of, migrated_from)
+                                      application, rollback_of, migrated_from, app)
     values (:tenant, :id, :revision, :wanted, :settings_version, :author, :now, :application, :rollback_of,
-            :migrated_from)
+            :migrated_from, :app)
 """)
 _INSERT_ENDPOINT = text("""
     insert into endpoints (tenant, connection, webhook, endpoint) values (:tenant, :id, :webhook, :endpoint)
@@ -153,6 +163,11 @@ async def everything(work: AsyncConnection) -> list[Connection]:
     return many(await work.execute(_ALL))
 
 
+async def of_app(work: AsyncConnection, app: str, limit: int | None) -> list[Connection]:
+    """With the worker's role: those that use it, or would at their newest revision."""
+    return many(await work.execute(_OF_APP, {"app": app, "limit": limit}))
+
+
 async def revisions(
     work: AsyncConnection, tenant: str, id_: str, *, before: int, limit: int
 ) -> list[Revision]:
@@ -228,7 +243,11 @@ async def _succeed(
 
 
 async def add_revision(work: AsyncConnection, connection: Connection, new: Revision) -> None:
+    app = new.wanted.app
+    if app and (await work.execute(_HOLD_APP, {"app": app})).one_or_none() is None:
+        raise Problem(Code.INVALID_ARGUMENT, field="connection.app", why=f"there is no {app[:100]}")
     row = {
+        "app": app,
         "revision": new.number,
         "wanted": new.wanted.SerializeToString(deterministic=True),
         "settings_version": new.settings_version,
@@ -323,12 +342,14 @@ def _one(result: Any) -> Connection | None:
 
 
 def _read(row: Mapping[str, Any]) -> Connection:
+    wanted = pb.Connection.FromString(row["wanted"])
+    named, received = {one.key for one in wanted.account_keys}, json.loads(row["accounts"])
     failure, refusal = row["failure"], row["application_failure"]
     return Connection(
         tenant=row["tenant"],
         id=row["id"],
         instance=row["instance"],
-        wanted=pb.Connection.FromString(row["wanted"]),
+        wanted=wanted,
         settings_version=row["settings_version"],
         revision=row["revision"],
         applied_revision=row["applied_revision"],
@@ -345,6 +366,8 @@ def _read(row: Mapping[str, Any]) -> Connection:
         edition=row["edition"],
         attempts=row["attempts"],
         proven_accounts=tuple(row["proven_accounts"]),
+        app_settings=row["app_settings"] or b"",
+        accounts={key: claim for key, claim in received.items() if key in named},
     )
 
 

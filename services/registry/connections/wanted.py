@@ -11,6 +11,7 @@ import jsonschema_rs
 
 from foundation.errors import Code, Problem
 from foundation.identity.names import parse, tenant_of
+from services.registry.apps.app import App, may_hold, with_defaults
 from services.registry.catalogue.versions import Range
 from services.registry.connections.choices import check_streams
 from tieline.plugin.v1.manifest_pb2 import CredentialSlot, Manifest
@@ -20,8 +21,9 @@ SETTINGS_BYTES = 256 * 1024
 DEPTH = 64
 FAULTS_TOLD = 5
 LINE_BYTES = 256
-# Part of the contract, and of no effect yet: taking them would be a promise.
-_NOT_YET = ("app", "account_keys")
+ACCOUNTS = 100
+ACCOUNT_BYTES = 512
+"""As the inbox takes them."""
 # What a caller may write, and no more: a new field of the contract is of no effect until it stands here.
 SETTABLE = (
     "title",
@@ -35,6 +37,8 @@ SETTABLE = (
     "streams",
     "resync_policy",
     "rate_limit",
+    "app",
+    "account_keys",
 )
 _FIXED = ("plugin",)
 """Chosen once, when the connection is made."""
@@ -42,14 +46,12 @@ _FIXED = ("plugin",)
 
 def settable(given: Connection) -> Connection:
     """The part of it that a caller may write; what only the platform says is left out, as the contract has it."""
-    filled = {field.name for field, _ in given.ListFields()}
-    for name in _NOT_YET:
-        if name in filled:
-            raise _bad(f"connection.{name}", "this version does not serve it yet")
     wanted = Connection()
     _copy(given, wanted, SETTABLE)
     wanted.version_range = _range(given.version_range)
     wanted.settings = canonical(given.settings)
+    for one in wanted.account_keys:
+        one.ClearField("claim")  # only the platform says how an account is known
     return wanted
 
 
@@ -103,8 +105,6 @@ def _only(connection: Connection, name: str) -> Connection:
 
 
 def _demand_changeable(name: str) -> None:
-    if name in _NOT_YET:
-        raise _bad("update_mask", f"{name!r}: this version does not serve it yet")
     if name in _FIXED:
         raise _bad("update_mask", f"{name!r} never changes: make another connection")
     if name not in SETTABLE:
@@ -114,7 +114,7 @@ def _demand_changeable(name: str) -> None:
         raise _bad("update_mask", f"{name[:100]!r}: {why}; what may change is {changeable}")
 
 
-def check(wanted: Connection, manifest: Manifest, tenant: str) -> None:
+def check(wanted: Connection, manifest: Manifest, tenant: str, app: App | None = None) -> None:
     """Raise the problem that names what cannot be; return if all of it fits."""
     if len(wanted.labels) > 32:
         raise _bad("connection.labels", "there are more than 32")
@@ -123,7 +123,9 @@ def check(wanted: Connection, manifest: Manifest, tenant: str) -> None:
         *(("labels", part) for label in wanted.labels.items() for part in label),
     ):
         demand_line(f"connection.{field}", text)
-    faults = settings_faults(wanted.settings, manifest)
+    _check_app(wanted, app)
+    below = app.content.settings if app is not None else b""
+    faults = settings_faults(with_defaults(below, wanted.settings), manifest)
     if faults:
         raise _bad("connection.settings", "; ".join(faults))
     known = {webhook.name for webhook in manifest.webhooks}
@@ -133,17 +135,21 @@ def check(wanted: Connection, manifest: Manifest, tenant: str) -> None:
     check_streams(wanted, manifest)
     if wanted.rate_limit.calls_per_minute < 0 or wanted.rate_limit.concurrency < 0:
         raise _bad("connection.rate_limit", "it is negative; leave out what has no limit")
-    _check_bindings(wanted, manifest, tenant)
+    _check_bindings(wanted, manifest, tenant, app)
 
 
 def webhooks_of(wanted: Connection, manifest: Manifest) -> list[str]:
-    """Those that were chosen, or all that have what they need."""
+    """Those that arrive at endpoints of its own: those that were chosen, or all that have what they need.
+
+    What an app receives for it has no endpoint here, unless the connection has a secret of its own too.
+    """
     filled = {binding.slot for binding in wanted.credentials}
     chosen = set(wanted.webhooks)
     return [
         webhook.name
         for webhook in manifest.webhooks
-        if (webhook.name in chosen if chosen else _needs(webhook.slot or "webhook", manifest) <= filled)
+        if (not chosen or webhook.name in chosen)
+        and ((chosen and not wanted.app) or _needs(webhook.slot or "webhook", manifest) <= filled)
     ]
 
 
@@ -162,9 +168,9 @@ def _range(text: str) -> str:
         raise _bad("connection.version_range", str(error)) from None
 
 
-def canonical(settings: bytes) -> bytes:
+def canonical(settings: bytes, field: str = "connection.settings") -> bytes:
     if len(settings) > SETTINGS_BYTES:
-        raise _bad("connection.settings", f"they are larger than {SETTINGS_BYTES} bytes")
+        raise _bad(field, f"they are larger than {SETTINGS_BYTES} bytes")
     try:
         document: Any = json.loads(settings or b"{}")
         json.dumps(
@@ -173,9 +179,9 @@ def canonical(settings: bytes) -> bytes:
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
-        raise _bad("connection.settings", "they are not a JSON object")
+        raise _bad(field, "they are not a JSON object")
     if _depth(document) > DEPTH:
-        raise _bad("connection.settings", f"they are nested more than {DEPTH} deep")
+        raise _bad(field, f"they are nested more than {DEPTH} deep")
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 
@@ -196,7 +202,26 @@ def _faults(settings: bytes, schema: bytes) -> Iterator[str]:
         yield f"{place or '/'}: {error.message}"
 
 
-def _check_bindings(wanted: Connection, manifest: Manifest, tenant: str) -> None:
+def _check_app(wanted: Connection, app: App | None) -> None:
+    if wanted.app and app is None:
+        raise _bad("connection.app", f"there is no {wanted.app[:100]!r}; ask who runs the platform")
+    if app is not None and app.content.plugin != wanted.plugin:
+        raise _bad("connection.app", f"{app.name} is of {app.content.plugin}, and this is {wanted.plugin}")
+    if wanted.account_keys and app is None:
+        raise _bad("connection.account_keys", "accounts are an app's: name the app")
+    if len(wanted.account_keys) > ACCOUNTS:
+        raise _bad("connection.account_keys", f"there are more than {ACCOUNTS}")
+    seen: set[str] = set()
+    for index, one in enumerate(wanted.account_keys):
+        field = f"connection.account_keys[{index}].key"
+        if not one.key or len(one.key.encode()) > ACCOUNT_BYTES or not one.key.isprintable():
+            raise _bad(field, f"an account has 1 to {ACCOUNT_BYTES} bytes that can be printed")
+        if one.key in seen:
+            raise _bad(field, "it is named twice")
+        seen.add(one.key)
+
+
+def _check_bindings(wanted: Connection, manifest: Manifest, tenant: str, app: App | None) -> None:
     filled: set[tuple[str, str]] = set()
     for index, binding in enumerate(wanted.credentials):
         _check_binding(binding, manifest, tenant, f"connection.credentials[{index}]")
@@ -205,10 +230,16 @@ def _check_bindings(wanted: Connection, manifest: Manifest, tenant: str) -> None
         filled.add((binding.slot, binding.entry))
     for slot in manifest.credential_slots:
         entries = sum(name == slot.name for name, _ in filled)
-        if entries < slot.min_entries:
+        if entries < slot.min_entries and not _held_by(app, slot):
+            if slot.holder == CredentialSlot.HOLDER_APP:
+                raise _bad("connection.app", f"the slot {slot.name} is filled by an app: name one that does")
             raise _bad("connection.credentials", f"the slot {slot.name} needs a credential")
         if entries > (slot.max_entries or 1):
             raise _bad("connection.credentials", f"the slot {slot.name} takes {slot.max_entries or 1}")
+
+
+def _held_by(app: App | None, slot: CredentialSlot) -> bool:
+    return app is not None and may_hold(slot) and app.binding(slot.name) is not None
 
 
 def _check_binding(binding: SlotBinding, manifest: Manifest, tenant: str, field: str) -> None:
@@ -216,7 +247,7 @@ def _check_binding(binding: SlotBinding, manifest: Manifest, tenant: str, field:
     if slot is None:
         raise _bad(f"{field}.slot", f"{manifest.name} has no slot {binding.slot!r}")
     if slot.holder == CredentialSlot.HOLDER_APP:
-        raise _bad(f"{field}.slot", "its credential is the app's, and this version does not serve apps yet")
+        raise _bad(f"{field}.slot", "its credential is the app's")
     if (slot.max_entries > 1) != bool(binding.entry):
         why = "its entries have names" if slot.max_entries > 1 else "it has one entry, without a name"
         raise _bad(f"{field}.entry", why)

@@ -33,6 +33,7 @@ async def operating(on: Ground, removals: list[Removal]) -> AsyncIterator[tuple[
         worker=on.worker,
         manifests=on.host,
         operations=book,
+        bell=bell,
         picture=on.picture,
         public_url=on.settings.public_url,
         clock=on.clock,

@@ -20,6 +20,7 @@ from foundation.store.unit_of_work import Store
 from services.registry.broker import failures
 from services.registry.connections.connection import Connection, State
 from services.registry.connections.picture import Picture
+from services.registry.operations.bell import Bell
 from services.registry.operations.book import OperationBook, Wanted
 from services.registry.subscriptions import store
 from services.registry.subscriptions.subscription import (
@@ -37,6 +38,8 @@ from tieline.plugin.v1.manifest_pb2 import Manifest
 log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 1.0
+SOON_SECONDS = 0.1
+"""After a step, since the next one is often there to be taken; and at least between two looks."""
 AUTHOR = "services/registry"
 FAREWELL = timedelta(hours=1)
 """How long the end of a connection waits for a provider to remove what it has."""
@@ -57,12 +60,14 @@ class Subscriber:
         worker: Store,
         manifests: Manifests,
         operations: OperationBook,
+        bell: Bell,
         picture: Picture,
         public_url: str,
         clock: Clock,
     ) -> None:
         self._worker, self._manifests, self._operations = worker, manifests, operations
-        self._picture, self._url, self._clock = picture, public_url.rstrip("/"), clock
+        self._bell, self._picture, self._url, self._clock = bell, picture, public_url.rstrip("/"), clock
+        self._stepped = False
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -72,8 +77,8 @@ class Subscriber:
     async def __aexit__(self, *_: object) -> None:
         await end(self._task)
 
-    async def look(self) -> None:
-        """Take the next step of every one that has one to take."""
+    async def look(self) -> bool:
+        """Take the next step of every one that has one to take. Whether one of them waits for its operation."""
         async with self._worker.across_tenants() as work:
             rows = await store.everything(work)
         known: dict[str, list[Subscription]] = {}
@@ -87,6 +92,8 @@ class Subscriber:
             manifest, own = manifests[wants], known.get(connection.name, [])
             if manifest is not None and (own or provisions(manifest)):
                 await self._see_to(connection, manifest, own)
+        now = self._clock.now()
+        return any(row.operation is not None and row.due <= now for row in rows)
 
     async def _see_to(self, connection: Connection, manifest: Manifest, own: list[Subscription]) -> None:
         wished = dict(wishes(connection, manifest, self._url))
@@ -125,6 +132,7 @@ class Subscriber:
         )
         async with self._worker.across_tenants() as work:
             await store.insert(work, one)
+        self._stepped = True
 
     async def _try(
         self, row: Subscription, wish: Wish | None, connection: Connection, manifest: Manifest
@@ -154,6 +162,7 @@ class Subscriber:
         async with self._worker.across_tenants() as work:
             taken = await store.update(work, row, following)
         if taken:
+            self._stepped = True
             log.info("a subscription", connection=connection.name, webhook=row.webhook, step=following.step)
 
     async def _submitted(self, row: Subscription, connection: Connection, manifest: Manifest) -> Subscription:
@@ -181,11 +190,14 @@ class Subscriber:
 
     async def _keep(self) -> None:
         while True:
+            self._stepped = waiting = False
             try:
                 if self._picture.snapshot.known:
-                    await self.look()
+                    waiting = await self.look()
             except Problem as away:
                 log.debug("subscriptions are seen to later", why=str(away))
             except Exception:  # a task's border
                 log.exception("subscriptions are seen to later")
-            await asyncio.sleep(LOOK_SECONDS)
+            if waiting and not self._stepped:
+                await self._bell.heard(LOOK_SECONDS)
+            await asyncio.sleep(SOON_SECONDS if waiting or self._stepped else LOOK_SECONDS)

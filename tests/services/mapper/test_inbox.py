@@ -22,6 +22,8 @@ from tests.services.mapper.kit import (
     delivery,
     member_of,
 )
+from tieline.common.v1.failure_pb2 import Failure
+from tieline.mapper.v1.dead_letters_pb2 import DeadLetter
 from tieline.mapper.v1.inbox_pb2 import AcceptOutcome, GetInboxPressureRequest
 
 ACCEPTED, DUPLICATE, REFUSED = (
@@ -141,3 +143,26 @@ async def test_how_full_it_is_can_be_asked(installation: Installation, mapper: M
         pressure = await gateway.inbox.GetInboxPressure(GetInboxPressureRequest())
     assert [lane.waiting for lane in pressure.lanes] == [5]
     assert not pressure.hold_bulk
+
+
+async def test_what_an_app_could_not_route_is_its_owners_dead_letter(
+    installation: Installation, mapper: Mapper
+) -> None:
+    lost = delivery(1, app_owner="tenants/platform", account_key="42")
+    lost.connection = "apps/github"
+    nobodys, strange = delivery(2), delivery(3, app_owner="tenants/platform/connections/x")
+    nobodys.connection = strange.connection = "apps/github"
+    async with mapper.as_(GATEWAY) as gateway:
+        outcomes = await gateway.accept([lost, lost, nobodys, strange, delivery(4, account_key="7")])
+    assert [outcome.result for outcome in outcomes] == [ACCEPTED, DUPLICATE, REFUSED, REFUSED, ACCEPTED]
+    [letter] = await installation.rows("select * from dead_letters")
+    assert (letter["tenant"], letter["connection"], letter["reason"]) == (
+        "platform",
+        "apps/github",
+        "ACCOUNT_UNKNOWN",
+    )
+    assert letter["stage"] == DeadLetter.STAGE_ROUTE
+    assert "apps/github receives for the account 42" in Failure.FromString(letter["failure"]).message
+    rows = await installation.rows("select tenant, account_key, body from deliveries order by account_key")
+    assert [(row["tenant"], row["account_key"]) for row in rows] == [("platform", "42"), ("acme", "7")]
+    assert rows[0]["body"] == lost.body

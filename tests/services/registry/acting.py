@@ -40,14 +40,14 @@ HOOK = SlotBinding(slot="webhook", credential="tenants/acme/credentials/hook")
 CONNECTION = "tenants/acme/connections/main"
 
 
-def make_acting(below: Path, *, asked: bool = True, timeout: str = "60s") -> Path:
+def make_acting(below: Path, *, asked: bool = True, timeout: str = "60s", plugin: str = "acting") -> Path:
     """Actions `post` (it would be done twice), `put` (the plugin looks first) and `pay` (the provider knows the key)."""
     rest = "".join(
         ACTION.format(name=name, kind=kind, timeout=timeout)
         for name, kind in (("post", "none"), ("put", "checked"), ("pay", "native"))
     )
     code = Path(__file__).with_name("acting_plugin.py").read_text()
-    folder = make_plugin(below / "plugins", "acting", rest=rest)
+    folder = make_plugin(below / "plugins", plugin, rest=rest)
     (folder / "plugin.py").write_text(code.replace('Path("where")', f"Path({str(below)!r})"))
     manifest = (folder / "plugin.toml").read_text()
     if asked:
@@ -82,12 +82,16 @@ def lines(below: Path, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
+def of_key(below: Path, name: str, key: str) -> int:
+    return sum(one["key"] == key for one in lines(below, name))
+
+
 def effects(below: Path, key: str) -> int:
-    return sum(one["key"] == key for one in lines(below, "effects"))
+    return of_key(below, "effects", key)
 
 
-async def connect_acting(running: Running, id_: str = "main") -> str:
-    wanted = Connection(plugin="plugins/acting", credentials=[HOOK])
+async def connect_acting(running: Running, id_: str = "main", plugin: str = "acting") -> str:
+    wanted = Connection(plugin=f"plugins/{plugin}", credentials=[HOOK])
     request = CreateConnectionRequest(parent="tenants/acme", connection_id=id_, connection=wanted)
     async with running.as_(ADMIN) as channel:
         made = await connections_pb2_grpc.ConnectionServiceStub(channel).CreateConnection(request)

@@ -47,6 +47,11 @@ def once(name: str) -> bool:
     return True
 
 
+def opened(gate: str, key: str) -> bool:
+    """For everybody, or for this one alone."""
+    return (HERE / gate).exists() or (HERE / f"{gate} {key}").exists()
+
+
 def refuse(how: str) -> None:
     if (HERE / "offline").exists():
         raise Failure(FailureKind.TRANSIENT, "OFFLINE", "nobody answers", effect=Effect.NONE)
@@ -65,12 +70,12 @@ class Plugin:
             return Done({"id": key}, replayed=True)
         if how == "die before" and once(f"died-{key}"):
             os.kill(os.getpid(), signal.SIGKILL)
-        while how == "gated" and not (HERE / "before").exists():
+        while how == "gated" and not opened("before", key):
             await asyncio.sleep(0.01)
         told("effects.jsonl", key=key, action=action.name, connection=instance.id)
         if how == "die after" and once(f"died-{key}"):
             os.kill(os.getpid(), signal.SIGKILL)
-        while how in {"cut off", "gated"} and not (HERE / "after").exists():
+        while how in {"cut off", "gated"} and not opened("after", key):
             await asyncio.sleep(0.01)
         if how == "long":
             return Pending("job-7", ask_after=0.1)

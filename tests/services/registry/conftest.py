@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import msgspec
@@ -29,6 +30,7 @@ from foundation.rpc.call import caller
 from foundation.settings import Address, NatsUrl, PostgresUrl
 from foundation.store.bootstrap import bootstrap, new_passwords
 from foundation.store.migrate import migrate
+from foundation.store.schemas import MAPPER as INBOX
 from foundation.store.schemas import REGISTRY
 from foundation.store.url import DatabaseUrl
 from foundation.telemetry import Metrics
@@ -50,7 +52,8 @@ from tieline.mapper.v1 import inbox_pb2, inbox_pb2_grpc
 
 # ruff: noqa: N802  the contract's names
 
-PASSWORDS = new_passwords([REGISTRY])
+PASSWORDS = new_passwords([INBOX, REGISTRY])
+TEMPLATE = "registry_template"
 KEY = OKPKey.generate_key("Ed25519")
 
 ADMIN = Principal(Kind.USER, "users/ada", tenant_roles={"acme": frozenset({Role.TENANT_ADMIN})})
@@ -135,7 +138,7 @@ class Vault(credentials_pb2_grpc.CredentialServiceServicer):
         kept = {(one.slot, one.entry, one.credential) for one in request.kept}
         for id_, (_who, grant) in list(self.granted.items()):
             of = (grant.slot, grant.entry, credential_of(grant))
-            if grant.connection == request.connection and of not in kept:
+            if (grant.connection, grant.app) == (request.connection, request.app) and of not in kept:
                 del self.granted[id_]
         return vault_pb.EndGrantsResponse()
 
@@ -157,7 +160,8 @@ class Leases(leases_pb2_grpc.LeaseServiceServicer):
             found = [
                 credential_of(grant)
                 for _who, grant in self.vault.granted.values()
-                if (grant.connection, grant.slot, grant.entry) == (one.subject, one.slot, one.entry)
+                if (grant.connection or grant.app, grant.slot, grant.entry)
+                == (one.subject, one.slot, one.entry)
                 and one.credential in ("", credential_of(grant))
             ]
             if not found:
@@ -246,7 +250,18 @@ class Running:
 @pytest.fixture(scope="session")
 def engines() -> Iterator[Served]:
     with served() as engines:
+        asyncio.run(_prepare(engines.postgres))
         yield engines
+
+
+async def _prepare(postgres: str) -> None:
+    """Migrated once, with the mapper's schema for whoever polls into it; each test's database is a copy."""
+    connection = await asyncpg.connect(postgres)
+    await connection.execute(f"create database {TEMPLATE}")
+    await connection.close()
+    admin = DatabaseUrl.parse(urlunsplit(urlsplit(postgres)._replace(path=f"/{TEMPLATE}")))
+    await bootstrap(admin, PASSWORDS, [INBOX, REGISTRY])
+    await migrate(admin, [INBOX, REGISTRY])
 
 
 @pytest.fixture
@@ -265,10 +280,9 @@ async def registry(engines: Served, tmp_path: Path) -> AsyncIterator[Running]:
 async def prepared(engines: Served, where: Path) -> AsyncIterator[Running]:
     """All that a registry needs, without the registry."""
     async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(fresh_database(engines.postgres))
+        database = await stack.enter_async_context(fresh_database(engines.postgres, TEMPLATE))
         admin = DatabaseUrl.parse(database)
-        await bootstrap(admin, PASSWORDS, [REGISTRY])
-        await migrate(admin, [REGISTRY])
+        await bootstrap(admin, PASSWORDS, [REGISTRY])  # who may do what in a database is not copied with it
         vault = Vault()  # type: ignore[abstract]  # it grants, and no more
         audit = Audit()  # type: ignore[abstract]  # it records, and no more
         mapper = Mapper()  # type: ignore[abstract]

@@ -16,8 +16,6 @@ from typing import Any, cast
 from foundation.clock import SystemClock
 from foundation.engines.testing import fresh_database
 from foundation.settings import PostgresUrl
-from foundation.store.bootstrap import bootstrap
-from foundation.store.migrate import migrate
 from foundation.store.opening import open_store
 from foundation.store.schemas import REGISTRY
 from foundation.store.unit_of_work import Store
@@ -37,7 +35,7 @@ from services.registry.connections.picture import Picture
 from services.registry.connections.releasing import Releaser
 from services.registry.connections.resting import Resting
 from services.registry.recording import Change
-from tests.services.registry.conftest import PASSWORDS
+from tests.services.registry.conftest import PASSWORDS, TEMPLATE
 from tieline.plugin.v1.manifest_pb2 import CredentialSlot, Manifest
 
 SCHEMA = {
@@ -123,11 +121,15 @@ class Vault:
     granted: list[str] = field(default_factory=list)
 
     async def give(self, wish: Any) -> None:
-        self.granted.append(wish.connection)
+        self.granted.append(wish.subject)
 
     async def end(self, connection: str, kept: Any = (), *, settled: float = 0.0) -> None:
         if not kept and not settled:
             self.granted = [one for one in self.granted if one != connection]
+
+    async def end_of_app(self, app: str, owner: str, kept: Any = ()) -> None:
+        await self.end(app, kept)
+        assert owner
 
 
 @dataclass
@@ -158,9 +160,7 @@ class World:
 async def world(postgres: str) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
         open_ = stack.enter_async_context
-        admin = DatabaseUrl.parse(await open_(fresh_database(postgres)))
-        await bootstrap(admin, PASSWORDS, [REGISTRY])
-        await migrate(admin, [REGISTRY])
+        admin = DatabaseUrl.parse(await open_(fresh_database(postgres, TEMPLATE)))
         own, worker = [
             await open_(open_store(PostgresUrl(admin.login(role, PASSWORDS[role]).reveal()), REGISTRY))
             for role in (REGISTRY.service, REGISTRY.worker)

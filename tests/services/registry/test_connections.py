@@ -38,6 +38,7 @@ from tieline.registry.v1 import (
     endpoints_pb2_grpc,
 )
 from tieline.registry.v1.connections_pb2 import (
+    AccountKey,
     Connection,
     CreateConnectionRequest,
     GetConnectionRequest,
@@ -130,9 +131,8 @@ async def test_the_same_again_is_the_same_and_anything_else_is_refused(registry:
     assert len(await registry.sql("select from registry.connections")) == 2
 
 
-@pytest.mark.parametrize(
-    ("wanted", "complaint"),
-    [
+async def test_what_cannot_be_is_refused_and_leaves_nothing(registry: Running) -> None:
+    refusals = [
         (wish(plugin="plugins/none"), "there is no plugin 'plugins/none'"),
         (wish(b"[]"), "not a JSON object"),
         (wish(b'{"word": 1, "wrod": "hunter2"}'), "/word"),
@@ -143,22 +143,20 @@ async def test_the_same_again_is_the_same_and_anything_else_is_refused(registry:
         (wish(credentials=[SlotBinding(slot="webhook", entry="e", credential=HOOK.credential)]), "one entry"),
         (wish(credentials=[SlotBinding(slot="webhook", credential="tenants/other/credentials/a")]), "another tenant"),
         (wish(webhooks=["nope"]), "no webhook 'nope'"),
-        (wish(app="apps/x"), "does not serve it yet"),
+        (wish(app="apps/x"), "there is no 'apps/x'"),
+        (wish(account_keys=[AccountKey(key="1")]), "name the app"),
         (wish(version_range=">=2"), "no version that may be chosen fits; there is 1.0.0"),
         (wish(version_range="the latest"), "'the latest' is no part of a range"),
-    ],
-)  # fmt: skip
-async def test_what_cannot_be_is_refused_and_leaves_nothing(
-    registry: Running, wanted: Connection, complaint: str
-) -> None:
-    async with connections(registry) as stub:
-        with pytest.raises(Problem) as refused:
-            await stub.CreateConnection(creation(wanted=wanted))
-    assert refused.value.code is Code.INVALID_ARGUMENT
-    assert complaint in refused.value.text
-    assert "hunter2" not in refused.value.text
-    assert not registry.vault.granted
-    assert not await registry.sql("select from registry.connections")
+    ]  # fmt: skip
+    for wanted, complaint in refusals:
+        async with connections(registry) as stub:
+            with pytest.raises(Problem) as refused:
+                await stub.CreateConnection(creation(wanted=wanted))
+        assert refused.value.code is Code.INVALID_ARGUMENT, complaint
+        assert complaint in refused.value.text
+        assert "hunter2" not in refused.value.text
+        assert not registry.vault.granted
+        assert not await registry.sql("select from registry.connections")
 
 
 async def test_what_a_plugin_calls_with_is_granted_to_it_for_its_account_and_its_fields(

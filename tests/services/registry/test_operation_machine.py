@@ -242,6 +242,16 @@ def test_asking_ends_with_a_person_who_decides() -> None:
         step(was, RetryWanted())
 
 
+@pytest.mark.parametrize("repeats", list(Repeats))
+def test_a_lost_call_is_neither_repeated_nor_asked_about_before_it_is_over(repeats: Repeats) -> None:
+    over = NOW + timedelta(minutes=5)
+    lost = step(fresh(repeats), Begun(), Lost(over))
+    assert lost.due == over
+    later = MACHINE.step(step(fresh(repeats), Begun()), Lost(over), over + timedelta(minutes=1), 0.5)
+    assert later.due is not None
+    assert later.due > over, "its own pause holds, too"
+
+
 def test_long_work_is_asked_about_and_begins_again_if_it_never_arrived() -> None:
     was = step(fresh(), Begun(), GoesOn(ask_after=7.0, pending_id="job"))
     assert (was.state, was.due, was.pending_id) == (State.PENDING, NOW + timedelta(seconds=7), "job")

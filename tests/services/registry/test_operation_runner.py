@@ -146,9 +146,11 @@ async def turn(world: World, runner: Runner, seconds: float) -> None:
     await quiet(runner)
 
 
+@pytest.mark.proof
 async def test_a_provider_that_is_offline_for_a_day_makes_the_queue_wait(
-    world: World, found: Callable[[str], None]
+    world: World, prove: Callable[[int, int], int], found: Callable[[str], None]
 ) -> None:
+    turns = prove(96, 288)
     (world.below / "offline").touch()
     for number in range(30):
         action = ("post", "put", "pay")[number % 3]
@@ -159,8 +161,8 @@ async def test_a_provider_that_is_offline_for_a_day_makes_the_queue_wait(
         await world.add(f"{number:02}", "put", connection=2, deadline=2 * DAY)
     await world.add("late")
     runner = world.runner()
-    for _ in range(288):
-        await turn(world, runner, 300)
+    for _ in range(turns):
+        await turn(world, runner, (DAY / turns).total_seconds())
     asked = len(lines(world.below, "asked"))
     assert not lines(world.below, "effects")
     assert await world.states() == {"acme queued": 60, "acme failed": 1}
@@ -386,6 +388,7 @@ async def test_the_end_of_a_connection_waits_for_its_subscriptions_but_not_for_e
         worker=world.worker,
         manifests=world.host,
         operations=operations,
+        bell=Bell(),
         picture=picture,
         public_url="https://hooks.acme.example",
         clock=world.clock,

@@ -112,9 +112,8 @@ async def test_one_key_is_one_operation_however_often_it_is_submitted(
     assert later.name not in {many[0].name, other.name}, "a key is kept for seven days"
 
 
-@pytest.mark.parametrize(
-    ("request_", "field", "word"),
-    [
+async def test_what_cannot_be_is_refused_with_its_place(acting: Running, channel: Channel) -> None:
+    for request_, field, word in [
         (wanted("post", n="no number"), "operation.arguments", "/n"),
         (wanted("post", strange=1), "operation.arguments", "strange"),
         (wanted("fly"), "operation.action", "post, put, pay"),
@@ -124,14 +123,10 @@ async def test_one_key_is_one_operation_however_often_it_is_submitted(
         (wanted("post", connection="tenants/other/connections/main"), "operation.connection", "another"),
         (wanted("post", connection="main"), "operation.connection", "form"),
         (wanted("post", order="x" * 300), "operation.ordering_key", "256"),
-    ],
-)
-async def test_what_cannot_be_is_refused_with_its_place(
-    acting: Running, channel: Channel, request_: Any, field: str, word: str
-) -> None:
-    problem = await refusal(OperationServiceStub(channel).SubmitOperation(request_))
-    assert (problem.code, problem.data["field"]) == (Code.INVALID_ARGUMENT, field)
-    assert word in problem.data["why"]
+    ]:
+        problem = await refusal(OperationServiceStub(channel).SubmitOperation(request_))
+        assert (problem.code, problem.data["field"]) == (Code.INVALID_ARGUMENT, field), word
+        assert word in problem.data["why"]
     assert await every(channel) == []
     assert not [said for said in acting.audit.said if said[0].startswith("operation")]
 

@@ -9,11 +9,12 @@ import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import asyncpg
 import psutil
-import pytest
 from msgspec.structs import replace
 
 from foundation.engines.testing import Served
@@ -29,6 +30,7 @@ from tests.services.registry.acting import (
     found,
     lines,
     make_acting,
+    of_key,
     state,
     submit,
 )
@@ -58,8 +60,10 @@ async def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 @asynccontextmanager
-async def world(engines: Served, tmp_path: Path, *, asked: bool = True) -> AsyncIterator[Running]:
-    make_acting(tmp_path, asked=asked, timeout="10s")
+async def world(
+    engines: Served, tmp_path: Path, *, asked: bool = True, given: str = "10s"
+) -> AsyncIterator[Running]:
+    make_acting(tmp_path, asked=asked, timeout=given)
     async with prepared(engines, tmp_path) as running:
         running.settings = acting_settings(running.settings)
         yield running
@@ -75,40 +79,57 @@ async def settled(running: Running, operation: Operation, *states: str) -> Opera
         return await found(channel, operation)
 
 
-@pytest.mark.parametrize(
-    ("action", "gate", "calls"),
-    [
-        ("post", None, 2),  # called, nothing done yet: the provider says that it never arrived
-        ("post", "before", 1),  # done, and not answered: the provider says that it is done
-        ("put", None, 2),
-        ("pay", "before", 2),
-    ],
+async def waited_out(running: Running) -> None:
+    """Time passes: the dead one's leases are over, and so is what its last calls were given."""
+    await running.sql(
+        "update registry.operations set lease_time = least(lease_time, now()),"
+        " attempt_until = least(attempt_until, now())"
+    )
+
+
+@dataclass(frozen=True)
+class Story:
+    """An action, how far its attempt was at the kill, and how often it is called in all."""
+
+    key: str
+    action: str
+    done: bool
+    calls: int
+
+
+STORIES = (
+    Story("called", "post", done=False, calls=2),  # the provider says that it never arrived
+    Story("unanswered", "post", done=True, calls=1),  # the provider says that it is done
+    Story("looked for", "put", done=False, calls=2),
+    Story("known", "pay", done=True, calls=2),
 )
-async def test_a_registry_killed_in_the_middle_of_an_attempt(
-    engines: Served, tmp_path: Path, action: str, gate: str | None, calls: int
-) -> None:
+
+
+async def test_a_registry_killed_in_the_middle_of_its_attempts(engines: Served, tmp_path: Path) -> None:
     async with world(engines, tmp_path) as running:
         with living(running.settings, tmp_path / "first") as first:
             await ready(running)
             await connect_acting(running)
+            for one in STORIES:
+                if one.done:
+                    (tmp_path / f"before {one.key}").touch()
             async with running.as_(OPERATOR) as channel:
-                made = await submit(channel, action, "key", how="gated")
-            if gate:
-                (tmp_path / gate).touch()
-                await until(lambda: effects(tmp_path, "key"))
-            else:
-                await until(lambda: lines(tmp_path, "asked"))
+                made = [await submit(channel, one.action, one.key, how="gated") for one in STORIES]
+            for one in STORIES:
+                await until(partial(of_key, tmp_path, "effects" if one.done else "asked", one.key))
             await kill(first)
-        assert effects(tmp_path, "key") == (1 if gate else 0)
+        assert [effects(tmp_path, one.key) for one in STORIES] == [int(one.done) for one in STORIES]
+        await waited_out(running)
         (tmp_path / "before").touch()
         (tmp_path / "after").touch()
         with living(running.settings, tmp_path / "second"):
             await ready(running)
-            done = await settled(running, made)
-        assert state(done) == "SUCCEEDED"
-        assert effects(tmp_path, "key") == 1
-        assert len(lines(tmp_path, "asked")) == calls
-        assert bool(lines(tmp_path, "questions")) == (action == "post")
+            for one, operation in zip(STORIES, made, strict=True):
+                assert state(await settled(running, operation)) == "SUCCEEDED", one
+    for one in STORIES:
+        assert effects(tmp_path, one.key) == 1, one
+        assert of_key(tmp_path, "asked", one.key) == one.calls, one
+        assert bool(of_key(tmp_path, "questions", one.key)) == (one.action == "post"), one
 
 
 async def test_a_registry_killed_while_it_is_queued_and_while_it_goes_on_at_the_provider(
@@ -162,6 +183,7 @@ async def test_a_registry_killed_with_the_answer_in_its_hand(engines: Served, tm
                     await kill(first)
             finally:
                 await holding.close()
+        await waited_out(running)
         with living(running.settings, tmp_path / "second"):
             await ready(running)
             assert state(await settled(running, made)) == "SUCCEEDED"
@@ -172,7 +194,8 @@ async def test_a_registry_killed_with_the_answer_in_its_hand(engines: Served, tm
 async def test_where_nobody_can_be_asked_a_lost_attempt_stays_ambiguous(
     engines: Served, tmp_path: Path
 ) -> None:
-    async with world(engines, tmp_path, asked=False) as running:
+    """Here the lease and the dead one's call are waited for, by the clock."""
+    async with world(engines, tmp_path, asked=False, given="2s") as running:
         with living(running.settings, tmp_path / "first") as first:
             await ready(running)
             await connect_acting(running)
@@ -192,22 +215,26 @@ async def test_where_nobody_can_be_asked_a_lost_attempt_stays_ambiguous(
     assert len(lines(tmp_path, "asked")) == 1, "nobody repeats what may have happened"
 
 
-@pytest.mark.parametrize("how", ["die before", "die after"])
-@pytest.mark.parametrize("action", ["post", "put", "pay"])
-async def test_a_plugin_killed_in_the_middle_of_an_attempt(
-    engines: Served, tmp_path: Path, action: str, how: str
-) -> None:
-    async with world(engines, tmp_path) as running:
+async def test_a_plugin_killed_in_the_middle_of_an_attempt(engines: Served, tmp_path: Path) -> None:
+    """Each in a plugin of its own, so that none waits for another one's restart."""
+    stories = [(action, how) for action in ("post", "put", "pay") for how in ("die before", "die after")]
+    names = [f"{action}-{how.replace(' ', '-')}" for action, how in stories]
+    for name in names:
+        make_acting(tmp_path, timeout="10s", plugin=name)
+    async with prepared(engines, tmp_path) as running:
+        running.settings = acting_settings(running.settings)
         with living(running.settings, tmp_path / "first"):
             await ready(running)
-            await connect_acting(running)
-            async with running.as_(OPERATOR) as channel:
-                made = await submit(channel, action, "key", how=how)
-            done = await settled(running, made)
-    assert state(done) == "SUCCEEDED"
-    assert effects(tmp_path, "key") == 1
-    asked = len(lines(tmp_path, "asked"))
-    assert asked == (1 if action == "post" and how == "die after" else 2)
+            made = list[Operation]()
+            for name, (action, how) in zip(names, stories, strict=True):
+                connection = await connect_acting(running, name, plugin=name)
+                async with running.as_(OPERATOR) as channel:
+                    made.append(await submit(channel, action, name, connection=connection, how=how))
+            for name, operation in zip(names, made, strict=True):
+                assert state(await settled(running, operation)) == "SUCCEEDED", name
+    for name in names:
+        assert effects(tmp_path, name) == 1, name
+        assert of_key(tmp_path, "asked", name) == (1 if name == "post-die-after" else 2), name
 
 
 async def test_an_answer_that_is_cut_off_is_looked_for(engines: Served, tmp_path: Path) -> None:
@@ -238,6 +265,9 @@ async def test_a_registry_that_ends_leaves_what_it_was_at_to_whoever_comes(
             first.terminate()
             await asyncio.to_thread(first.wait, 60)
             assert first.returncode == 0
+        (row,) = await running.sql("select lease_time <= now() as over from registry.operations")
+        assert row["over"], "it gave it back"
+        await waited_out(running)
         (tmp_path / "before").touch()
         (tmp_path / "after").touch()
         with living(running.settings, tmp_path / "second"):

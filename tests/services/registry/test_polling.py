@@ -22,8 +22,6 @@ from foundation.identity import Kind, Principal, Role, TokenVerifier
 from foundation.process.testing import until
 from foundation.rpc import RpcServer, connect
 from foundation.settings import Address
-from foundation.store.bootstrap import bootstrap, new_passwords
-from foundation.store.migrate import migrate
 from foundation.store.schemas import MAPPER, REGISTRY
 from foundation.store.unit_of_work import Store
 from foundation.store.url import DatabaseUrl
@@ -36,13 +34,12 @@ from services.registry.polling.checkpoints import Checkpoints, Claim, Place, Tak
 from services.registry.polling.inbox import MapperInbox
 from services.registry.polling.poller import Ended, Errand, Polled, Poller
 from tests.services.registry.asked import asking, connected
-from tests.services.registry.conftest import OneKey, token_for
+from tests.services.registry.conftest import PASSWORDS, TEMPLATE, OneKey, token_for
 from tests.services.registry.raw import calls
 from tieline.common.v1.delivery_pb2 import PRIORITY_BULK
 from tieline.mapper.v1.inbox_pb2_grpc import add_InboxServiceServicer_to_server
 from tieline.plugin.v1.fetch_pb2 import Checkpoint
 
-PASSWORDS = new_passwords([MAPPER, REGISTRY])
 OURSELVES = Principal(Kind.SERVICE, "services/registry", frozenset({Role.SERVICE}))
 RECORDS = 1000
 ENDS = 8
@@ -100,10 +97,8 @@ class Desk:
 @pytest.fixture
 async def desk(engines: Served) -> AsyncIterator[Desk]:
     async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(fresh_database(engines.postgres))
+        database = await stack.enter_async_context(fresh_database(engines.postgres, TEMPLATE))
         admin = DatabaseUrl.parse(database)
-        await bootstrap(admin, PASSWORDS, [MAPPER, REGISTRY])
-        await migrate(admin, [MAPPER, REGISTRY])
         service, worker = (
             Store(admin.login(role, PASSWORDS[role]), REGISTRY, application="tests")
             for role in (REGISTRY.service, REGISTRY.worker)

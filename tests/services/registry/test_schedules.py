@@ -27,8 +27,6 @@ from foundation.identity import TokenVerifier
 from foundation.process.testing import until
 from foundation.rpc import RpcServer
 from foundation.settings import Address
-from foundation.store.bootstrap import bootstrap, new_passwords
-from foundation.store.migrate import migrate
 from foundation.store.opening import open_store
 from foundation.store.schemas import MAPPER, REGISTRY
 from foundation.store.unit_of_work import Store
@@ -43,6 +41,8 @@ from tests.services.registry.conftest import (
     ADMIN,
     FOREIGN,
     OPERATOR,
+    PASSWORDS,
+    TEMPLATE,
     VIEWER,
     OneKey,
     Running,
@@ -56,7 +56,6 @@ from tieline.registry.v1 import connections_pb2_grpc, schedules_pb2_grpc
 from tieline.registry.v1 import schedules_pb2 as pb
 from tieline.registry.v1.connections_pb2 import Connection, CreateConnectionRequest, StreamChoice
 
-PASSWORDS = new_passwords([MAPPER])
 S = pb.Schedule
 
 
@@ -64,9 +63,7 @@ S = pb.Schedule
 async def real_inbox(engines: Served) -> AsyncIterator[tuple[Address, Store, InboxServicer]]:
     """The mapper's inbox on a database of its own: where it answers, and what it keeps."""
     async with AsyncExitStack() as stack:
-        admin = DatabaseUrl.parse(await stack.enter_async_context(fresh_database(engines.postgres)))
-        await bootstrap(admin, PASSWORDS, [MAPPER])
-        await migrate(admin, [MAPPER])
+        admin = DatabaseUrl.parse(await stack.enter_async_context(fresh_database(engines.postgres, TEMPLATE)))
         own, kept = (
             Store(admin.login(role, PASSWORDS[role]), MAPPER, application="tests")
             for role in (MAPPER.service, MAPPER.worker)
@@ -186,8 +183,9 @@ async def test_what_is_chosen_is_polled_on_its_beat_into_the_inbox(polling: Poll
     times = [one["time"] for one in begun]
     assert min(b - a for a, b in pairwise(times)) > 0.9
     await until(lambda: _true(polling.records(), lambda found: len(found) >= 9), 30)
-    found = await polling.get(f"{name}/schedules/items")
-    assert found.records >= 9
+    asking = partial(polling.get, f"{name}/schedules/items")
+    await until(lambda: _true(asking(), lambda found: found.records >= 9), 30)
+    found = await asking()
     assert (found.stream, found.partition, found.interval.ToTimedelta()) == (
         "items",
         "",
@@ -364,6 +362,9 @@ async def test_a_connection_that_rests_is_not_polled_and_goes_on_where_it_was(po
     assert int(again()[0]["cursor"]) == 3 * len(before)
 
 
+_SPREAD = "select next_time from registry.schedules where spread"
+
+
 async def test_after_a_standstill_everybody_is_polled_once_and_not_in_one_moment(polling: Polling) -> None:
     parts = [f"p{number}" for number in range(16)]
     (polling.where / "parts").write_text(" ".join(parts))
@@ -373,11 +374,21 @@ async def test_after_a_standstill_everybody_is_polled_once_and_not_in_one_moment
         await polling.becomes(f"{name}/schedules/parts.{part}", S.STATE_WAITING)
     before = len(noted(polling.where, "begin"))
     await polling.running.sql("update registry.schedules set next_time = now() - interval '1 day'")
+
+    async def all_put_off() -> bool:
+        overdue = "select from registry.schedules where next_time < now() - interval '1 hour'"
+        return not await polling.running.sql(overdue)
+
+    await until(all_put_off, 60)
+    planned = [row["next_time"] for row in await polling.running.sql(_SPREAD)]
+    assert max(planned) - min(planned) > timedelta(seconds=10), "they are spread"
+    # Time passes: their turn has come.
+    await polling.running.sql(
+        "update registry.schedules set next_time = least(next_time, now()) where spread"
+    )
     await until(partial(_polls, polling, 2 * len(parts)), 90)
     again = noted(polling.where, "begin")[before:]
     assert sorted(one["partition"] for one in again) == sorted(parts)
-    times = sorted(one["time"] for one in again)
-    assert times[-1] - times[0] > 10, "they are spread"
     for part in parts:
         waiting = await polling.becomes(f"{name}/schedules/parts.{part}", S.STATE_WAITING)
         assert waiting.next_poll_time.ToDatetime(UTC) > datetime.now(UTC) + timedelta(seconds=300)
@@ -414,22 +425,17 @@ async def test_who_cannot_renew_its_claims_ends_its_polls_before_they_are_anybod
     assert first.end < second.begin
 
 
-@pytest.mark.parametrize(
-    ("streams", "words"),
-    [
+async def test_what_cannot_be_polled_so_is_refused(polling: Polling) -> None:
+    for streams, words in [
         ([StreamChoice(stream="nothing")], "there is items, parts"),
         ([every(0.5)], "every 1 s at most"),
         ([every(60), every(60)], "chosen twice"),
         ([every(60, include=["a*"])], "no partitions"),
         ([every(60, "parts", exclude=[""])], "1 to 256 characters"),
-    ],
-)
-async def test_what_cannot_be_polled_so_is_refused(
-    polling: Polling, streams: list[StreamChoice], words: str
-) -> None:
-    with pytest.raises(Problem, match=words) as refused:
-        await polling.connect("main", *streams)
-    assert refused.value.code is Code.INVALID_ARGUMENT
+    ]:
+        with pytest.raises(Problem, match=words) as refused:
+            await polling.connect("main", *streams)
+        assert refused.value.code is Code.INVALID_ARGUMENT, words
 
 
 async def test_what_cannot_be_ordered_is_refused_by_name(polling: Polling) -> None:

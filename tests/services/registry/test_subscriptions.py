@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from services.registry.subscriptions.wishes import wishes
 from tests.services.registry.acting import acting_settings, lines
 from tests.services.registry.conftest import ADMIN, Running, prepared, ready
 from tests.services.registry.plugins import make_plugin
-from tests.services.registry.test_operations_killed import kill, living
+from tests.services.registry.test_operations_killed import kill, living, waited_out
 from tieline.common.v1.failure_pb2 import Failure, FailureKind
 from tieline.plugin.v1.manifest_pb2 import Action, CredentialSlot, Manifest
 from tieline.plugin.v1.webhook_pb2 import Provisioning, Webhook
@@ -65,6 +65,7 @@ idempotency = "checked"
 PLUGIN = """
 import asyncio, json, os, signal
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from tieline.sdk import Done, Effect, Failure, FailureKind, NeverArrived, serve
 
@@ -162,19 +163,28 @@ async def test_it_is_made_when_the_connection_works_and_shown(engines: Served, t
 
 
 async def test_one_that_ends_is_renewed_before(engines: Served, tmp_path: Path) -> None:
-    (tmp_path / "life").write_text("6")
+    (tmp_path / "life").write_text("3600")
     async with world(engines, tmp_path) as running:
         with living(running.settings, tmp_path / "first"):
             await ready(running)
             await connect(running)
-            await until(lambda: len(lines(tmp_path, "hooks")) >= 3, 90)
-            (told,) = await shown(running)
-            assert told.HasField("expire_time")
+            for count in (1, 2, 3):
+                await until(partial(lasts, running, count), 90)
+                assert len(lines(tmp_path, "hooks")) == count
+                # Time passes: two thirds of its life are over.
+                await running.sql("update registry.subscriptions set renew_time = now()")
     called = lines(tmp_path, "hooks")
-    assert called[0]["action"] == "hook"
-    assert Counter(one["action"] for one in called)["hook"] == 1
+    assert [one["action"] for one in called[:3]] == ["hook", "rehook", "rehook"]
     assert {one["subscription_id"] for one in called[1:]} == {"hook-1"}
     assert len({one["key"] for one in called}) == len(called)
+
+
+async def lasts(running: Running, number: int) -> bool:
+    """Whether so many steps were taken, and the last one gave it a life to renew."""
+    if not any(one.HasField("expire_time") for one in await shown(running)):
+        return False
+    rows = await running.sql("select from registry.subscriptions where number = $1 and step = 'idle'", number)
+    return len(rows) == 1
 
 
 async def test_what_cannot_be_made_says_why_and_is_made_later(engines: Served, tmp_path: Path) -> None:
@@ -209,6 +219,7 @@ async def test_a_registry_killed_at_a_step_takes_it_once(
                 await running.sql("update registry.picture set generation = generation + 1")
             await until(lambda: [one for one in lines(tmp_path, "hooks") if one["action"] == action], 60)
             await kill(first)
+        await waited_out(running)
         (tmp_path / f"hold {action}").unlink()
         with living(running.settings, tmp_path / "second"):
             await ready(running)
