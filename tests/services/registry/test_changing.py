@@ -109,6 +109,14 @@ async def test_what_lists_show_is_one_line_that_steers_no_terminal(registry: Run
         assert (await ada.get()).revision == 1
 
 
+async def test_what_is_answered_as_serving_serves_at_once(registry: Running) -> None:
+    async with people(registry) as ada:
+        now = await ada.make("main", "0")
+        for number in range(1, 13):
+            now = await ada.say(now, str(number))
+            assert (now.applied_revision, await ada.titles()) == (number + 1, [f"hello:{number}"])
+
+
 async def test_a_mask_names_what_may_change(registry: Running) -> None:
     masks: list[tuple[list[str], str]] = [
         ([], "it is empty: name the fields"),
