@@ -138,7 +138,7 @@ def show_operation(options: argparse.Namespace, one: Operation) -> None:
 
 def tell_waiting(one: Operation) -> None:
     """To whoever waits for it at a terminal, and would not know why."""
-    if one.HasField("failure") and not _is_over(one):
+    if one.HasField("failure") and one.state != Operation.STATE_RUNNING and not _is_over(one):
         print(harmless(one_line(_line(one) + f": {one.failure.message}")), file=sys.stderr, flush=True)
 
 

@@ -407,6 +407,28 @@ async def test_replicas_know_what_each_of_them_met_and_tell_it_once(engines: Ser
         assert (await types(first)).count("tieline.connection.recovered") == 1
 
 
+async def test_since_when_it_is_so_outlasts_the_registry(engines: Served, tmp_path: Path) -> None:
+    make_moody(tmp_path)
+    async with prepared(engines, tmp_path) as running:
+        first = replace_settings(running, nats_url=None, sandbox="none")
+        async with started(first):
+            await connect_to(first, "moody")
+            await becomes(first, H.HEALTH_OK)
+            async with first.as_(ADMIN) as channel:
+                stub: Any = connections_pb2_grpc.ConnectionServiceStub(channel)
+                await stub.PauseConnection(PauseConnectionRequest(name=NAME))
+            before = await becomes(first, H.HEALTH_PAUSED)
+
+            async def kept() -> bool:
+                rows = await first.sql("select health_time from registry.connection_health")
+                return [row["health_time"] for row in rows] == [before.health_time.ToDatetime(UTC)]
+
+            await until(kept, 30)
+        second = replace_settings(running, nats_url=None, sandbox="none")
+        async with started(second):
+            assert (await becomes(second, H.HEALTH_PAUSED)).health_time == before.health_time
+
+
 async def test_without_the_vault_and_the_mapper_what_needs_neither_goes_on(
     engines: Served, tmp_path: Path
 ) -> None:
