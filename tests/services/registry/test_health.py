@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import msgspec
 import pytest
 
@@ -425,8 +426,16 @@ async def test_since_when_it_is_so_outlasts_the_registry(engines: Served, tmp_pa
 
             await until(kept, 30)
         second = replace_settings(running, nats_url=None, sandbox="none")
-        async with started(second):
-            assert (await becomes(second, H.HEALTH_PAUSED)).health_time == before.health_time
+        # Whoever tells the other replicas waits for this, and is not the first to read what was known.
+        slow = await asyncpg.connect(running.admin.reveal())
+        try:
+            async with slow.transaction():
+                await slow.execute("lock table registry.health_reports in access exclusive mode")
+                async with started(second):
+                    now = await becomes(second, H.HEALTH_PAUSED)
+        finally:
+            await slow.close()
+        assert now.health_time == before.health_time
 
 
 async def test_without_the_vault_and_the_mapper_what_needs_neither_goes_on(
