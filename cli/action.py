@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from cli.client import Client, client, need_tenant
-from cli.operation import ended, follow, show_operation
+from cli.operation import ended, follow, show_operation, tell_waiting
 from cli.options import span
 from cli.output import show_list
 from foundation.errors import Code, Problem
@@ -80,6 +80,7 @@ async def _run(installation: Client, options: argparse.Namespace, arguments_: by
         return 0
     async for told in follow(stub, made.name):
         made = told
+        tell_waiting(made)
     show_operation(options, made)
     return ended(made)
 

@@ -140,7 +140,7 @@ async def _check(stub: Stub, options: argparse.Namespace, wanted: pb.Connection)
 
 async def _delete(stub: Stub, options: argparse.Namespace, wanted: pb.Connection) -> None:
     request = pb.DeleteConnectionRequest(name=wanted.name, etag=options.etag)
-    show(options, await stub.DeleteConnection(request), f"{wanted.name} is being ended")
+    show(options, await stub.DeleteConnection(request), f"{wanted.name} is being ended, if it was there")
 
 
 async def _list(stub: Stub, options: argparse.Namespace, parent: str) -> None:
@@ -171,12 +171,22 @@ async def _etag(stub: Stub, name: str) -> str:
 
 def _add_etag(action: argparse.ArgumentParser) -> None:
     action.add_argument(
-        "--etag", default="", help="only if it is still as that says, as `show --json` tells it"
+        "--etag",
+        type=_etag_given,
+        help="only if it is still as that says, as `show --json` tells it",
     )
 
 
+def _etag_given(text: str) -> str:
+    if not text:  # an unset variable of a script, which wanted to be careful
+        raise argparse.ArgumentTypeError("it is empty; leave the option out to change it however it is")
+    return text
+
+
 def _show(options: argparse.Namespace, one: pb.Connection) -> None:
-    show(options, one, lines.of_whole(one), lines.more(one))
+    would = getattr(options, "validate_only", False)
+    told = f"{one.name}: it would be accepted; nothing is changed" if would else lines.of_whole(one)
+    show(options, one, told, lines.more(one))
 
 
 _ACTIONS: Mapping[str, Callable[[Stub, argparse.Namespace, pb.Connection], Awaitable[int | None]]] = {

@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from cli.client import client, need_tenant
 from cli.options import add_paging
-from cli.output import document, show, show_list
+from cli.output import document, one_line, show, show_list
 from foundation.errors import Problem
 from foundation.rpc import Connection
 from tieline.event.v1.content_pb2 import Category, Severity
@@ -123,7 +123,7 @@ def _moment(time: Timestamp) -> str:
 
 
 def _line(one: Event) -> str:
-    return f"{_moment(one.occurred_at)}  {_word(one):<8} {one.type:<32} {one.title}  {one.id}"
+    return f"{_moment(one.occurred_at)}  {_word(one):<8} {one.type:<32} {one_line(one.title)}  {one.id}"
 
 
 def _details(one: Event) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 
 from cli.client import client
-from cli.output import document
+from cli.output import document, one_line
 from cli.status import Process
 from foundation.errors import Problem
 from foundation.telemetry.limits import EFFECTS
@@ -119,7 +119,8 @@ def _line(status: ConnectionStatus, now: datetime) -> str:
     health = "unknown" if health == "unspecified" else health
     since = _span((now - status.health_time.ToDatetime(UTC)).total_seconds())
     name = status.connection.removeprefix("tenants/").replace("/connections/", "/")
-    told = "; ".join(part for part in (_traffic(status), *_extras(status), status.explanation) if part)
+    parts = (_traffic(status), *_extras(status), one_line(status.explanation))
+    told = "; ".join(part for part in parts if part)
     return f"{health:<9} {since:>5}  {name:<32} {status.plugin_version:<20} {told}".rstrip()
 
 

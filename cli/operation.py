@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from cli.client import client, need_tenant
 from cli.options import add_paging
-from cli.output import document
+from cli.output import document, harmless, one_line
 from foundation.errors import Problem
 from tieline.registry.v1.operations_pb2 import (
     CancelOperationRequest,
@@ -133,6 +134,12 @@ def ended(one: Operation) -> int:
 
 def show_operation(options: argparse.Namespace, one: Operation) -> None:
     print(json.dumps(_document(one), indent=1) if options.json else _text(one))
+
+
+def tell_waiting(one: Operation) -> None:
+    """To whoever waits for it at a terminal, and would not know why."""
+    if one.HasField("failure") and one.state != Operation.STATE_RUNNING and not _is_over(one):
+        print(harmless(one_line(_line(one) + f": {one.failure.message}")), file=sys.stderr, flush=True)
 
 
 def _is_over(one: Operation) -> bool:

@@ -3,12 +3,47 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
+
+_CONTROLS = {
+    number: f"\\x{number:02x}" for number in (*range(0x20), *range(0x7F, 0xA0)) if chr(number) not in "\n\t"
+}
+
+
+def harmless(text: str) -> str:
+    """What providers and other tenants wrote steers no terminal: no character moves a cursor or hides a line."""
+    return text if text.isprintable() else text.translate(_CONTROLS)
+
+
+def one_line(text: str) -> str:
+    """For lists, where a line break would make two of one."""
+    return " ".join(text.split())
+
+
+class Harmless(io.TextIOBase):
+    """Standard output with nothing in it that a terminal would obey."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def write(self, text: str) -> int:
+        self._out.write(harmless(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._out.flush()
+
+    def fileno(self) -> int:
+        return self._out.fileno()
+
+    def isatty(self) -> bool:
+        return self._out.isatty()
 
 
 def document(message: Message) -> dict[str, Any]:

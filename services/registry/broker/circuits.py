@@ -79,6 +79,10 @@ class Circuit:
         """Seconds until one call may try."""
         return max(0.0, self._until - now)
 
+    def telling(self, now: float) -> bool:
+        """Whether it is open, and was called lately or could not be."""
+        return self.state is State.OPEN and now - self._until <= self._policy.longest
+
     def settle(self, ticket: Ticket, result: Result, now: float) -> None:
         if ticket.era != self._era:
             return
@@ -127,10 +131,13 @@ class Circuits:
         return Ticket(0) if circuit is None else circuit.admit(self._clock.monotonic())
 
     def not_closed(self) -> Iterator[tuple[Hashable, State, float]]:
-        """Those that are left alone at the moment, and in how many seconds one call may try."""
+        """Those that are left alone at the moment, and in how many seconds one call may try.
+
+        One that nobody has tried for long although anybody might says nothing of today any more.
+        """
         now = self._clock.monotonic()
         for key, circuit in self._kept.items():
-            if circuit.state is not State.CLOSED:
+            if circuit.state is State.HALF_OPEN or circuit.telling(now):
                 yield key, circuit.state, circuit.opens_in(now)
 
     def settle(self, key: Hashable, ticket: Ticket, result: Result) -> None:

@@ -106,7 +106,10 @@ class ConnectionBook:
         self._applier.notice()
         self._picture.notice()
         if settle:
-            return await self._settled(connection)
+            settled = await self._settled(connection)
+            if settled.application is Application.APPLIED:
+                await self._seen(connection.tenant)
+            return settled
         return await self.get(connection.tenant, connection.id)
 
     async def was_answered(self, tenant: str, request_id: str, digest: bytes) -> bool:
@@ -150,6 +153,12 @@ class ConnectionBook:
         if found is not None and (found.id, _asked(found)) != (new.id, _asked(new)):
             raise Problem(Code.ALREADY_EXISTS, what=f"connection {found.id} with other content")
         return found
+
+    async def _seen(self, tenant: str) -> None:
+        """What is answered as serving does serve here: a call right after the answer finds it."""
+        async with self.own.unit_of_work(tenants=[tenant], read_only=True) as work:
+            generation = await store.generation(work)
+        await self._picture.reach(generation)
 
     async def _settled(self, connection: Connection) -> Connection:
         """As it is once its revision is applied or refused, or when waiting longer would be impolite."""

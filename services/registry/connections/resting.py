@@ -9,10 +9,9 @@ from services.registry.connections import store
 from services.registry.connections.book import ConnectionBook, changed_since
 from services.registry.connections.connection import Application, Connection, State
 from services.registry.connections.ending import Ender
+from services.registry.connections.wanted import demand_line
 from services.registry.host.host import Host
 from services.registry.recording import Change
-
-REASON_BYTES = 256
 
 
 class Resting:
@@ -20,13 +19,11 @@ class Resting:
         self._book, self._host, self._broker, self._ender = book, host, broker, ender
 
     async def pause(self, tenant: str, id_: str, reason: str, author: str) -> Connection:
-        if len(reason.encode()) > REASON_BYTES:
-            long = f"it is longer than {REASON_BYTES} bytes"
-            raise Problem(Code.INVALID_ARGUMENT, field="reason", why=long)
+        demand_line("reason", reason)
         connection = self._demand_there(await self._book.get(tenant, id_), "paused")
-        if connection.state is State.PAUSED:
-            return connection
         why = failures.transient("PAUSED_BY_PERSON", reason or f"paused by {author}")
+        if connection.state is State.PAUSED and (not reason or connection.failure == why):
+            return connection
         async with (
             self._book.recorder.making(_change("connection.pause", connection, reason=why.message)),
             self._book.own.unit_of_work(tenants=[tenant]) as work,

@@ -87,10 +87,11 @@ _SUPERSEDED = text("""
     where tenant = :tenant and connection = :id and revision <= :until and application in ('pending', 'applying')
 """)
 _PAUSED = text("""
-    update connections set state = 'paused', state_time = :now, failure = :failure, edition = edition + 1,
+    update connections set state = 'paused', failure = :failure, edition = edition + 1,
+        state_time = case when state = 'paused' then state_time else :now end,
         update_time = :now, claim_owner = null, claim_until = null,
         application = case when application = 'applying' then 'pending' else application end
-    where tenant = :tenant and id = :id and state not in ('paused', 'deleting')
+    where tenant = :tenant and id = :id and state <> 'deleting'
 """)
 # What could not be applied is tried again: somebody says that something has changed.
 _AWAKE = text("""
@@ -266,7 +267,7 @@ async def add_endpoints(work: AsyncConnection, connection: Connection) -> None:
 
 
 async def paused(work: AsyncConnection, connection: Connection, why: Failure, now: datetime) -> None:
-    """A person pauses it."""
+    """A person pauses it, or says why anew."""
     await _turn(work, _PAUSED, connection, now, failure=why.SerializeToString(deterministic=True))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from tieline.registry.v1.connections_pb2 import Connection, SlotBinding
 SETTINGS_BYTES = 256 * 1024
 DEPTH = 64
 FAULTS_TOLD = 5
+LINE_BYTES = 256
 ACCOUNTS = 100
 ACCOUNT_BYTES = 512
 """As the inbox takes them."""
@@ -72,6 +74,14 @@ def changed_fields(before: Connection, after: Connection) -> list[str]:
     return [name for name in (*SETTABLE, "flags") if _only(before, name) != _only(after, name)]
 
 
+def demand_line(field: str, text: str) -> None:
+    """What a person wrote is shown in lists of others: it is one line, and steers no terminal."""
+    if len(text.encode()) > LINE_BYTES:
+        raise _bad(field, f"it is longer than {LINE_BYTES} bytes")
+    if any(unicodedata.category(mark) in {"Cc", "Zl", "Zp"} for mark in text):
+        raise _bad(field, "it holds a line break or another control character")
+
+
 def settings_faults(settings: bytes, manifest: Manifest) -> list[str]:
     """What the plugin's schema says against them, each with its place."""
     return list(_faults(settings, manifest.settings_schema))[:FAULTS_TOLD]
@@ -108,6 +118,11 @@ def check(wanted: Connection, manifest: Manifest, tenant: str, app: App | None =
     """Raise the problem that names what cannot be; return if all of it fits."""
     if len(wanted.labels) > 32:
         raise _bad("connection.labels", "there are more than 32")
+    for field, text in (
+        ("title", wanted.title),
+        *(("labels", part) for label in wanted.labels.items() for part in label),
+    ):
+        demand_line(f"connection.{field}", text)
     _check_app(wanted, app)
     below = app.content.settings if app is not None else b""
     faults = settings_faults(with_defaults(below, wanted.settings), manifest)

@@ -14,6 +14,7 @@ import structlog
 from foundation.clock import Clock
 from foundation.notices import outbox
 from foundation.store.unit_of_work import Store
+from services.registry.connections.connection import State
 from services.registry.health import store, telling
 from services.registry.health.alarms import Alarm, Call, Patience
 from services.registry.health.measuring import HealthMetrics
@@ -61,7 +62,8 @@ class Alarms:
     async def look(self, statuses: Iterable[Status], now: datetime) -> None:
         if self.told is None:
             return
-        holding = self._conditions(statuses)
+        statuses = list(statuses)
+        holding, standing = self._conditions(statuses), {one.name: one for one in statuses}
         monotonic = self._clock.monotonic()
         for key in holding.keys() | self.told | self._alarms.keys():
             quick = key.kind == telling.QUARANTINED
@@ -70,7 +72,7 @@ class Alarms:
                 case Call.RAISE:
                     await self._raise(key, holding[key], now)
                 case Call.CLEAR:
-                    await self._clear(key, now)
+                    await self._clear(key, now, _became(key, standing.get(key.subject)))
             if key not in holding and key not in self.told:
                 del self._alarms[key]
 
@@ -116,11 +118,13 @@ class Alarms:
                 await outbox.add(work, event)
         self._known(key, raised=True, first=since is not None)
 
-    async def _clear(self, key: AlarmKey, now: datetime) -> None:
+    async def _clear(self, key: AlarmKey, now: datetime, became: str) -> None:
         async with self._worker.across_tenants() as work:
             since = await store.clear_alarm(work, key)
             if since is not None:
-                event = telling.over(key.kind, key.tenant, key.subject, since=since, now=now, said={})
+                event = telling.over(
+                    key.kind, key.tenant, key.subject, since=since, now=now, said={}, became=became
+                )
                 await outbox.add(work, event)
         self._known(key, raised=False, first=since is not None)
 
@@ -131,3 +135,13 @@ class Alarms:
             self._metrics.told(key.kind, raised=raised)
             self._wake.set()
             log.warning("an alarm", kind=key.kind, subject=key.subject, raised=raised)
+
+
+def _became(key: AlarmKey, status: Status | None) -> str:
+    """What ended an alarm, where that is not that all is well again."""
+    if key.subject.startswith("plugins/"):
+        return ""
+    if status is None or status.connection.state is State.DELETING:
+        return "is deleted"
+    resting = status.connection.state in (State.PAUSED, State.SUSPENDED)
+    return f"is {status.connection.state.value}" if resting else ""

@@ -111,6 +111,9 @@ class Keeper:
     async def _judge(self) -> None:
         while not self._picture.snapshot.known:
             await self._clock.sleep(FIRST_SECONDS)
+        if not self._book.known:  # since when it is so was known before this process was
+            async with self._worker.across_tenants() as work:
+                self._known.rows = await store.rows(work)
         now = self._clock.now()
         connections = self._picture.snapshot.content
         own = self._gathering.reports(connections)

@@ -142,7 +142,7 @@ def _resting(connection: Connection) -> Verdict | None:
             )
         case State.PENDING if connection.application is Application.FAILED:
             said = _said(connection.application_failure)
-            why = f"its settings were not taken: {said}; `tieline connection update` tries others"
+            why = f"not applied: {said}; mend that and `tieline connection resume`, or `update` it"
             return Verdict(Health.DOWN, Cause.APPLICATION, why)
         case State.PENDING:
             said = _said(connection.application_failure)

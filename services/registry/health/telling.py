@@ -52,15 +52,23 @@ def trouble(
 
 
 def over(
-    kind: str, tenant: str, subject: str, *, since: datetime, now: datetime, said: Mapping[str, Any]
+    kind: str,
+    tenant: str,
+    subject: str,
+    *,
+    since: datetime,
+    now: datetime,
+    said: Mapping[str, Any],
+    became: str = "",
 ) -> Event:
+    """`became`: what ended it, where that is not that all is well."""
     type_, words = _OVER[kind]
     return notice(
         COMPONENT,
         tenant,
         type_,
         key=f"{_key(kind, subject, since)}/over",
-        title=f"{subject} {words}",
+        title=f"{subject} {became or words}",
         severity=SEVERITY_INFO,
         at=now,
         entities=_entities(subject, said),

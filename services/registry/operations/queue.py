@@ -23,7 +23,8 @@ LOOKED_AT = 500
 _LOCK = text("select pg_advisory_xact_lock(hashtextextended('tieline registry: claim operations', 0))")
 
 # The lanes (an action of a connection) that have something queued, one index probe for each. A lane that is held
-# back gets one at a time, once its time has come. Of those that wait for each other the first. Who has least
+# back gets one at a time, once its time has come: of those that failed least by their own fault the first, so that
+# one that always fails is not the only one that is ever tried. Of those that wait for each other the first. Who has least
 # under way is next, among tenants and then among the connections of each.
 _DUE = text("""
     with recursive lanes as (
@@ -49,12 +50,12 @@ _DUE = text("""
     ), candidates as (
         select f.of_tenant, f.of_connection, c.* from free f cross join lateral (
             select * from (
-                (select o.tenant, o.id, o.connection, o.position from operations o
+                (select o.tenant, o.id, o.connection, o.position, o.faults from operations o
                  where o.state = 'queued' and o.ordering_key = '' and o.due_time <= :now
                    and (o.tenant, o.connection, o.action) = (f.tenant, f.connection, f.action)
                  order by o.position limit :of_connection)
                 union all
-                (select o.tenant, o.id, o.connection, o.position from (
+                (select o.tenant, o.id, o.connection, o.position, o.faults from (
                     select * from operations o
                     where o.state = 'queued' and o.ordering_key <> '' and o.due_time <= :now
                       and (o.tenant, o.connection, o.action) = (f.tenant, f.connection, f.action)
@@ -66,7 +67,8 @@ _DUE = text("""
                       and e.state in ('queued', 'running', 'pending', 'ambiguous'))
                  order by o.position limit :of_connection)
             ) o
-            order by o.position limit case when f.held then 1 else :of_connection end
+            order by case when f.held then o.faults else 0 end, o.position
+            limit case when f.held then 1 else :of_connection end
         ) c
     ), fitting as (
         select *, of_connection + row_number() over (partition by tenant, connection order by position) as turn

@@ -92,6 +92,31 @@ async def test_of_two_updates_at_the_same_moment_one_wins(registry: Running) -> 
         assert len(await ada.history()) == 2
 
 
+async def test_what_lists_show_is_one_line_that_steers_no_terminal(registry: Running) -> None:
+    texts: list[tuple[dict[str, Any], str]] = [
+        ({"title": "two\nlines"}, "connection.title"),
+        ({"title": "\x1b[2Jgone"}, "connection.title"),
+        ({"title": "ü" * 129}, "longer than 256 bytes"),
+        ({"labels": {"team": "a\x9bb"}}, "connection.labels"),
+    ]
+    async with people(registry) as ada:
+        made = await ada.make()
+        for fields, complaint in texts:
+            with pytest.raises(Problem) as refused:
+                await ada.update(made, list(fields), **fields)
+            assert refused.value.code is Code.INVALID_ARGUMENT
+            assert complaint in refused.value.text
+        assert (await ada.get()).revision == 1
+
+
+async def test_what_is_answered_as_serving_serves_at_once(registry: Running) -> None:
+    async with people(registry) as ada:
+        now = await ada.make("main", "0")
+        for number in range(1, 13):
+            now = await ada.say(now, str(number))
+            assert (now.applied_revision, await ada.titles()) == (number + 1, [f"hello:{number}"])
+
+
 async def test_a_mask_names_what_may_change(registry: Running) -> None:
     masks: list[tuple[list[str], str]] = [
         ([], "it is empty: name the fields"),

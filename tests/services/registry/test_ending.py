@@ -59,10 +59,12 @@ async def test_a_paused_connection_says_why_and_goes_on_where_it_was(plugin: Pat
             Connection.STATE_PAUSED,
             "the provider moves house",
         )
-        assert await pause(ada, "again") == paused
+        assert await pause(ada) == paused
+        again = await pause(ada, "it moves for longer")
+        assert (again.failure.message, again.state_time) == ("it moves for longer", paused.state_time)
         await until(lambda: _answers(ada, ["PAUSED"]), 30)
         assert await ada.titles("other") == ["hello:y"]
-        later = await ada.say(paused, "z")
+        later = await ada.say(again, "z")
         assert (later.application, later.state) == (
             Connection.APPLICATION_PENDING,
             Connection.STATE_PAUSED,

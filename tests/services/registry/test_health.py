@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import msgspec
 import pytest
 
@@ -36,7 +37,7 @@ from tieline.registry.v1 import (
     status_pb2_grpc,
 )
 from tieline.registry.v1 import status_pb2 as pb
-from tieline.registry.v1.connections_pb2 import Connection, CreateConnectionRequest
+from tieline.registry.v1.connections_pb2 import Connection, CreateConnectionRequest, PauseConnectionRequest
 
 NAME = "tenants/acme/connections/main"
 PLATFORM = Principal(Kind.USER, "users/root", platform_roles=frozenset({Role.PLATFORM_ADMIN}))
@@ -209,6 +210,27 @@ async def test_what_calls_show_is_told_to_whoever_may_know(registry: Running, tm
         assert not broken.connection_statuses
         with pytest.raises(Problem, match="no health 77"):
             await stub.ListAllConnectionStatuses(pb.ListAllConnectionStatusesRequest(health=[77]))  # type: ignore[list-item]
+
+
+async def test_one_that_is_paused_while_it_is_down_is_not_said_to_work(told: Running, tmp_path: Path) -> None:
+    make_moody(tmp_path)
+    await connect_to(told, "moody")
+    set_mood(tmp_path, "sick")
+    await transform(told, 6)
+
+    async def is_told() -> bool:
+        return "tieline.connection.down" in await types(told)
+
+    async def is_over() -> bool:
+        return "tieline.connection.recovered" in await types(told)
+
+    await until(is_told, 30)
+    async with told.as_(ADMIN) as channel:
+        stub: Any = connections_pb2_grpc.ConnectionServiceStub(channel)
+        await stub.PauseConnection(PauseConnectionRequest(name=NAME, reason="they move house"))
+    await until(is_over, 30)
+    over = [event for event in await notices(told) if event.type == "tieline.connection.recovered"]
+    assert [event.title for event in over] == [f"{NAME} is paused"]
 
 
 async def test_an_integration_that_is_down_is_told_once_and_so_is_its_recovery(
@@ -384,6 +406,36 @@ async def test_replicas_know_what_each_of_them_met_and_tell_it_once(engines: Ser
         await until(is_over, 60)
         assert (await types(first)).count("tieline.connection.down") == 1
         assert (await types(first)).count("tieline.connection.recovered") == 1
+
+
+async def test_since_when_it_is_so_outlasts_the_registry(engines: Served, tmp_path: Path) -> None:
+    make_moody(tmp_path)
+    async with prepared(engines, tmp_path) as running:
+        first = replace_settings(running, nats_url=None, sandbox="none")
+        async with started(first):
+            await connect_to(first, "moody")
+            await becomes(first, H.HEALTH_OK)
+            async with first.as_(ADMIN) as channel:
+                stub: Any = connections_pb2_grpc.ConnectionServiceStub(channel)
+                await stub.PauseConnection(PauseConnectionRequest(name=NAME))
+            before = await becomes(first, H.HEALTH_PAUSED)
+
+            async def kept() -> bool:
+                rows = await first.sql("select health_time from registry.connection_health")
+                return [row["health_time"] for row in rows] == [before.health_time.ToDatetime(UTC)]
+
+            await until(kept, 30)
+        second = replace_settings(running, nats_url=None, sandbox="none")
+        # Whoever tells the other replicas waits for this, and is not the first to read what was known.
+        slow = await asyncpg.connect(running.admin.reveal())
+        try:
+            async with slow.transaction():
+                await slow.execute("lock table registry.health_reports in access exclusive mode")
+                async with started(second):
+                    now = await becomes(second, H.HEALTH_PAUSED)
+        finally:
+            await slow.close()
+        assert now.health_time == before.health_time
 
 
 async def test_without_the_vault_and_the_mapper_what_needs_neither_goes_on(

@@ -26,13 +26,14 @@ from services.registry.broker.serving import FixedConnections, Served
 from services.registry.connections.connection import Application, Connection
 from services.registry.connections.connection import State as ConnectionState
 from services.registry.host.host import Host
-from services.registry.operations import store
+from services.registry.operations import queue, store
 from services.registry.operations.bell import Bell
 from services.registry.operations.book import OperationBook
 from services.registry.operations.keeping import Keeper
 from services.registry.operations.machine import Done
 from services.registry.operations.measuring import OperationMetrics
 from services.registry.operations.operation import Operation, Progress, Repeats, State
+from services.registry.operations.queue import Shares
 from services.registry.operations.runner import Bounds, Runner
 from services.registry.subscriptions import store as subscriptions
 from services.registry.subscriptions.subscriber import Subscriber
@@ -203,6 +204,20 @@ async def test_what_has_an_order_keeps_it_through_retries_and_ends(world: World)
         await turn(world, runner, 3600)
     assert [one["key"] for one in lines(world.below, "effects")][2:] == ["1", "2", "4"]
     assert (await world.seen("3")).progress.state is State.FAILED
+
+
+async def test_of_those_held_back_the_one_that_failed_least_is_tried(world: World) -> None:
+    bad = await world.add("0", "pay", how="defect")
+    await turn(world, world.runner(), 1)
+    assert (await world.seen("0")).progress.faults == 1
+    await world.clock.advance(10)
+    for key in ("1", "2"):
+        await world.add(key, "pay")
+    now = world.clock.now()
+    async with world.worker.across_tenants() as work:
+        assert [one.key for one in await queue.due(work, now, 16, Shares(12, 4))] == ["0", "1", "2"]
+        await queue.hold(work, bad, 1, now)
+        assert [one.key for one in await queue.due(work, now, 16, Shares(12, 4))] == ["1"]
 
 
 async def test_an_ambiguous_one_holds_those_behind_it(world: World) -> None:
