@@ -227,7 +227,20 @@ async def receiving(installation: Installation, tenant: str = "acme") -> AsyncIt
             connection = await connections.CreateConnection(_connection_request(name))
         [hook] = connection.webhook_urls.values()
         client = await open_(httpx.AsyncClient(timeout=30, limits=httpx.Limits(max_connections=64)))
+        await _until_known(client, hook)
         yield Receiver(name, hook, SECRET, client, mapper)
+
+
+async def _until_known(client: httpx.AsyncClient, hook: str) -> None:
+    """A gateway whose registry has just been started again hears of new endpoints some seconds later."""
+    async with asyncio.timeout(90):
+        while True:
+            try:
+                if (await client.post(hook, content=b"unsigned")).status_code != 404:
+                    return
+            except httpx.TransportError:
+                pass  # it is being started again
+            await asyncio.sleep(0.05)
 
 
 async def _store_secret(credentials: grpc.aio.Channel, tenant: str) -> None:

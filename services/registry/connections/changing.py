@@ -57,7 +57,7 @@ class Changing:
             present, drafted, etag, request_id=request_id, digest=digest, action=action, settle=settle
         )
 
-    async def rollback(
+    async def go_back(
         self, tenant: str, id_: str, number: int, *, etag: str, request_id: str, author: str
     ) -> Connection:
         """A new revision with exactly the content of that one."""

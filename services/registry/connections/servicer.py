@@ -155,7 +155,7 @@ class ConnectionServicer(connections_pb2_grpc.ConnectionServiceServicer):
     ) -> pb.Connection:
         tenant, id_ = parse("tenants/*/connections/*", request.name, "name")
         return self._shown(
-            await self._parts.changing.rollback(
+            await self._parts.changing.go_back(
                 tenant,
                 id_,
                 request.revision,

@@ -135,7 +135,7 @@ class Configuration(RuleBasedStateMachine):
         tenant, id_ = data.draw(st.sampled_from(sorted(self.model)))
         kept, now = self.model[tenant, id_], self.get(tenant, id_)
         number = data.draw(st.integers(1, len(kept.revisions)))
-        done = self.alone(tenant, self.world.changing.rollback(
+        done = self.alone(tenant, self.world.changing.go_back(
             tenant, id_, number, etag=now.etag, request_id="", author="users/eve"
         ))  # fmt: skip
         assert isinstance(done, Connection), done
