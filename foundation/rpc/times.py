@@ -9,6 +9,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from foundation.errors import Code, Problem
 
 
+def stamp(value: datetime) -> Timestamp:
+    """A time of ours, on its way out."""
+    told = Timestamp()
+    told.FromDatetime(value.astimezone(UTC))
+    return told
+
+
 def moment(given: Timestamp, field: str) -> datetime:
     """The time that it says, or the problem INVALID_ARGUMENT for that field."""
     try:

@@ -18,11 +18,11 @@ from services.registry.apps.app import App, routed
 from services.registry.apps.wanted import SETTABLE, check, merged, settable
 from services.registry.connections import accounts
 from services.registry.connections import store as connections
-from services.registry.connections.book import ConnectionBook, changed_since, digest_of, endpoint
+from services.registry.connections.book import ConnectionBook, digest_of, endpoint
 from services.registry.connections.connection import Connection, State
-from services.registry.connections.grants import Wish, purposes
+from services.registry.connections.grants import Wish, wishes_for
 from services.registry.connections.wanted import check as check_connection
-from services.registry.connections.wanted import slot_named
+from services.registry.etags import changed_since, demand_same
 from services.registry.ground import Ground
 from services.registry.recording import Change
 from tieline.plugin.v1.manifest_pb2 import Manifest
@@ -82,7 +82,7 @@ class AppBook:
     async def update(self, id_: str, given: Message, mask: Sequence[str], *, etag: str) -> App:
         present = await self.get(id_)
         wanted = merged(present.content, given, mask)
-        _demand(present, etag)
+        demand_same(present, etag)
         if wanted == present.content:
             return present
         manifest = self._manifest(wanted)
@@ -96,7 +96,7 @@ class AppBook:
                 await self._grants.give(wish)
             async with self._own.unit_of_work(tenants=()) as work:
                 if not await store.update(work, changed):
-                    raise _changed(present)
+                    raise changed_since(present)
         self._picture.notice()
         if "credentials" in fields:
             await self._end_others(changed)
@@ -109,7 +109,7 @@ class AppBook:
         if present is None:
             return
         if etag:
-            _demand(present, etag)
+            demand_same(present, etag)
         await self._demand_unused(present)
         async with (
             self._recorder.making(Change(action="app.delete", resource=present.name)),
@@ -119,7 +119,7 @@ class AppBook:
             if locked is None:
                 return
             if etag:
-                _demand(locked, etag)
+                demand_same(locked, etag)
             _refuse_used(locked, await connections.of_app(work, present.name, NAMED + 1))
             await store.delete(work, id_)
             # Last: what cannot be taken back now is taken back when it is asked again.
@@ -196,18 +196,7 @@ class AppBook:
 
 def wishes(app: App, manifest: Manifest) -> Iterator[Wish]:
     """One for each use of each credential."""
-    for binding in app.content.credentials:
-        slot = slot_named(manifest, binding.slot)
-        for purpose in purposes(slot) if slot is not None else ():
-            assert slot is not None  # noqa: S101  or there would be no purpose
-            yield Wish(
-                subject=app.name,
-                settings=app.content.settings,
-                plugin=manifest.name,
-                binding=binding,
-                slot=slot,
-                purpose=purpose,
-            )
+    return wishes_for(app.name, app.content.credentials, app.content.settings, manifest)
 
 
 def _refuse_used(app: App, users: Sequence[Connection]) -> None:
@@ -215,15 +204,3 @@ def _refuse_used(app: App, users: Sequence[Connection]) -> None:
         more = " and others" if len(users) > NAMED else ""
         why = f"it is used by {', '.join(one.name for one in users[:NAMED])}{more}"
         raise Problem(Code.STATE_REFUSES, what=app.name, wanted="deleted", why=why)
-
-
-def _demand(app: App, etag: str) -> None:
-    if not etag:
-        why = "it is empty: name the one that you last read, so that nobody's change is lost"
-        raise Problem(Code.INVALID_ARGUMENT, field="etag", why=why)
-    if app.etag != etag:
-        raise _changed(app)
-
-
-def _changed(app: App) -> Problem:
-    return Problem(Code.CONFLICT, why=f"{app.name} is not as your etag has it any more")

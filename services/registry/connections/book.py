@@ -18,6 +18,7 @@ from services.registry.connections.drafts import Draft, Drafts
 from services.registry.connections.grants import Grants, wishes
 from services.registry.connections.picture import Picture
 from services.registry.connections.wanted import settable, webhooks_of
+from services.registry.etags import demand_named, demand_same
 from services.registry.recording import Change, Recorder
 from tieline.plugin.v1.manifest_pb2 import Manifest
 from tieline.registry.v1 import connections_pb2 as pb
@@ -186,20 +187,12 @@ def _asked(connection: Connection) -> pb.Connection:
 
 def demand(connection: Connection, etag: str) -> Connection:
     """It, if nobody changed it since that etag and it is not being ended."""
-    if not etag:
-        why = "it is empty: name the one that you last read, so that nobody's change is lost"
-        raise Problem(Code.INVALID_ARGUMENT, field="etag", why=why)
+    demand_named(etag)
     if connection.state is State.DELETING:
         why = "it is being deleted"
         raise Problem(Code.STATE_REFUSES, what=connection.name, wanted="changed", why=why)
-    if connection.etag != etag:
-        raise changed_since(connection)
+    demand_same(connection, etag)
     return connection
-
-
-def changed_since(connection: Connection) -> Problem:
-    why = f"{connection.name} is not as your etag has it any more"
-    return Problem(Code.CONFLICT, why=why)
 
 
 def digest_of(*parts: bytes | str) -> bytes:

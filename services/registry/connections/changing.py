@@ -12,11 +12,12 @@ from datetime import datetime
 
 from foundation.errors import Code, Problem
 from services.registry.connections import store
-from services.registry.connections.book import ConnectionBook, changed_since, demand, digest_of, endpoint
+from services.registry.connections.book import ConnectionBook, demand, digest_of, endpoint
 from services.registry.connections.connection import Application, Connection, Revision
 from services.registry.connections.drafts import Draft, Drafted
 from services.registry.connections.grants import new_wishes
 from services.registry.connections.wanted import changed_fields, merged, webhooks_of
+from services.registry.etags import changed_since
 from services.registry.recording import Change
 from tieline.registry.v1 import connections_pb2 as pb
 

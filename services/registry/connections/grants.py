@@ -127,13 +127,21 @@ class VaultGrants:
 
 def wishes(connection: Connection, manifest: Manifest) -> Iterator[Wish]:
     """One for each use of each credential."""
-    for binding in connection.wanted.credentials:
+    wanted = connection.wanted
+    return wishes_for(connection.name, wanted.credentials, wanted.settings, manifest)
+
+
+def wishes_for(
+    subject: str, bindings: Iterable[SlotBinding], settings: bytes, manifest: Manifest
+) -> Iterator[Wish]:
+    """For whatever holds credentials: a connection, or an app."""
+    for binding in bindings:
         slot = slot_named(manifest, binding.slot)
         for purpose in purposes(slot) if slot is not None else ():
             assert slot is not None  # noqa: S101  or there would be no purpose
             yield Wish(
-                subject=connection.name,
-                settings=connection.wanted.settings,
+                subject=subject,
+                settings=settings,
                 plugin=manifest.name,
                 binding=binding,
                 slot=slot,

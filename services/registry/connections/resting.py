@@ -6,10 +6,11 @@ from foundation.errors import Code, Problem
 from services.registry.broker import failures
 from services.registry.broker.broker import Broker
 from services.registry.connections import store
-from services.registry.connections.book import ConnectionBook, changed_since
+from services.registry.connections.book import ConnectionBook
 from services.registry.connections.connection import Application, Connection, State
 from services.registry.connections.ending import Ender
 from services.registry.connections.wanted import demand_line
+from services.registry.etags import changed_since
 from services.registry.host.host import Host
 from services.registry.recording import Change
 

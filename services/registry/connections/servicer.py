@@ -9,6 +9,7 @@ from foundation.errors import Code, Problem
 from foundation.identity.names import parse, tenant_of
 from foundation.rpc import paging
 from foundation.rpc.call import ServicerContext, author
+from foundation.rpc.times import stamp
 from services.registry.connections.book import ConnectionBook
 from services.registry.connections.changing import Changing
 from services.registry.connections.checking import Checking
@@ -17,7 +18,7 @@ from services.registry.connections.history import differences
 from services.registry.connections.many import Many, Order
 from services.registry.connections.picture import Picture
 from services.registry.connections.resting import Resting
-from services.registry.connections.shown import Shown, moment
+from services.registry.connections.shown import Shown
 from tieline.registry.v1 import connections_pb2 as pb
 from tieline.registry.v1 import connections_pb2_grpc
 
@@ -209,7 +210,7 @@ def _revision(parent: str, revision: Revision, before: Revision | None) -> pb.Co
         changed_fields=fields,
         settings_patch=patch,
         author=revision.author,
-        create_time=moment(revision.create_time),
+        create_time=stamp(revision.create_time),
         application=pb.Connection.Application.Value(f"APPLICATION_{revision.application.name}"),
         rollback_of=revision.rollback_of,
     )

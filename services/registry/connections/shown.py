@@ -5,8 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Protocol
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
+from foundation.rpc.times import stamp
 from services.registry.connections.connection import Connection, State
 from tieline.common.v1.failure_pb2 import Failure
 from tieline.registry.v1 import connections_pb2 as pb
@@ -36,7 +35,7 @@ class Shown:
             pb.Connection(
                 name=connection.name,
                 state=pb.Connection.State.Value(f"STATE_{state.name}"),
-                state_time=moment(since),
+                state_time=stamp(since),
                 failure=failure,
                 revision=connection.revision,
                 application=pb.Connection.Application.Value(f"APPLICATION_{connection.application.name}"),
@@ -48,8 +47,8 @@ class Shown:
                     for webhook, endpoint in connection.endpoints.items()
                 },
                 subscriptions=connection.subscriptions,
-                create_time=moment(connection.create_time),
-                update_time=moment(connection.update_time),
+                create_time=stamp(connection.create_time),
+                update_time=stamp(connection.update_time),
                 etag=connection.etag,
             )
         )
@@ -57,9 +56,3 @@ class Shown:
             claim = connection.accounts.get(one.key, "claimed")
             one.claim = pb.AccountKey.Claim.Value(f"CLAIM_{claim.upper()}")
         return shown
-
-
-def moment(value: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(value)
-    return stamp

@@ -9,6 +9,7 @@ from foundation.clock import Clock
 from foundation.errors import Code, Problem
 from foundation.identity.names import new_id
 from foundation.store.unit_of_work import Store
+from services.registry.etags import changed_since, demand_same
 from services.registry.flags import store
 from services.registry.flags.flag import Flag, content
 from services.registry.flags.following import Follower
@@ -60,7 +61,8 @@ class FlagBook:
             if name not in CHANGEABLE:
                 why = f"{name[:100]!r} may not be changed; what may is {', '.join(CHANGEABLE)}"
                 raise Problem(Code.INVALID_ARGUMENT, field="update_mask", why=why)
-        present = _demand(await self.get(id_), etag)
+        present = await self.get(id_)
+        demand_same(present, etag)
         wanted = Message()
         wanted.CopyFrom(present.content)
         if "description" in mask:
@@ -82,7 +84,7 @@ class FlagBook:
         if present is None:
             return
         if etag:
-            _demand(present, etag)
+            demand_same(present, etag)
         await self._write(replace(present, removed=True, author=author), "flag.delete", (), turns=True)
 
     async def _write(self, changed: Flag, action: str, fields: Sequence[str], *, turns: bool) -> None:
@@ -91,18 +93,5 @@ class FlagBook:
             self._own.unit_of_work(tenants=()) as work,
         ):
             if not await store.update(work, changed, self._clock.now(), turns=turns):
-                raise _changed(changed)
+                raise changed_since(changed)
         self._follower.notice()
-
-
-def _demand(flag: Flag, etag: str) -> Flag:
-    if not etag:
-        why = "it is empty: name the one that you last read, so that nobody's change is lost"
-        raise Problem(Code.INVALID_ARGUMENT, field="etag", why=why)
-    if flag.etag != etag:
-        raise _changed(flag)
-    return flag
-
-
-def _changed(flag: Flag) -> Problem:
-    return Problem(Code.CONFLICT, why=f"{flag.name} is not as your etag has it any more")

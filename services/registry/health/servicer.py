@@ -2,14 +2,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import UTC, datetime
-
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from foundation.errors import Code, Problem
 from foundation.identity.names import parse
 from foundation.rpc import paging
 from foundation.rpc.call import ServicerContext
+from foundation.rpc.times import stamp
 from services.registry.connections.connection import State
 from services.registry.health.platform import Limitation, Platform
 from services.registry.health.reports import Report
@@ -123,7 +121,7 @@ def shown(status: Status, version: str) -> pb.ConnectionStatus:
         connection=connection.name,
         plugin_version=f"{connection.plugin}@{version}".rstrip("@"),
         health=pb.ConnectionStatus.Health.ValueType(status.health),
-        health_time=_moment(status.since),
+        health_time=stamp(status.since),
         explanation=status.explanation,
         state=_state(status),
         process=pb.ConnectionStatus.Health.ValueType(report.process),
@@ -137,14 +135,14 @@ def shown(status: Status, version: str) -> pb.ConnectionStatus:
     )
     for circuit in report.circuits:
         state = _CIRCUIT.STATE_HALF_OPEN if circuit.half_open else _CIRCUIT.STATE_OPEN
-        told.circuits.add(operation=circuit.operation, state=state, retry_time=_moment(circuit.retry_time))
+        told.circuits.add(operation=circuit.operation, state=state, retry_time=stamp(circuit.retry_time))
     for throttle in report.throttles:
         scope = ThrottleScope(reach=ThrottleScope.Reach.ValueType(throttle.reach), bucket=throttle.bucket)
-        told.throttles.add(scope=scope, until=_moment(throttle.until))
+        told.throttles.add(scope=scope, until=stamp(throttle.until))
     if status.lag:
         told.lag.FromMilliseconds(round(status.lag * 1000))
     if status.last_event_time is not None:
-        told.last_event_time.CopyFrom(_moment(status.last_event_time))
+        told.last_event_time.CopyFrom(stamp(status.last_event_time))
     return told
 
 
@@ -171,11 +169,5 @@ def _limitation(found: Limitation) -> pb.PlatformStatus.Limitation:
         component=found.component,
         reason=found.reason,
         effect=found.effect,
-        since=_moment(found.since),
+        since=stamp(found.since),
     )
-
-
-def _moment(value: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(value.astimezone(UTC))
-    return stamp

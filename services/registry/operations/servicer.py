@@ -1,15 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import datetime
-
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from foundation.errors import Code, Problem
 from foundation.identity.names import parse
 from foundation.rpc import paging
 from foundation.rpc.call import ServicerContext, author
-from foundation.rpc.times import moment
+from foundation.rpc.times import moment, stamp
 from services.registry.operations.book import OperationBook, Wanted
 from services.registry.operations.operation import Operation, State
 from tieline.registry.v1 import operations_pb2 as pb
@@ -73,17 +70,17 @@ def shown(operation: Operation) -> pb.Operation:
         arguments=operation.arguments,
         idempotency_key=operation.key,
         state=pb.Operation.State.Value(f"STATE_{progress.state.name}"),
-        state_time=_stamp(operation.state_time),
+        state_time=stamp(operation.state_time),
         output=progress.output or b"",
         failure=progress.failure,
         attempts=progress.attempts,
-        next_attempt_time=None if progress.due is None else _stamp(progress.due),
+        next_attempt_time=None if progress.due is None else stamp(progress.due),
         author=operation.author,
         cause=operation.cause,
         written=progress.written,
         ordering_key=operation.ordering_key,
-        start_deadline=_stamp(progress.start_deadline),
-        create_time=_stamp(operation.create_time),
+        start_deadline=stamp(progress.start_deadline),
+        create_time=stamp(operation.create_time),
     )
 
 
@@ -122,9 +119,3 @@ def _before(page_token: str) -> int:
     if after and not (after.isascii() and after.isdigit() and len(after) < 19):
         raise Problem(Code.INVALID_ARGUMENT, field="page_token", why="it is not one that a page gave")
     return int(after or 0)
-
-
-def _stamp(value: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(value)
-    return stamp

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -8,7 +8,7 @@ from foundation.errors import Code, Problem
 from foundation.identity.names import parse
 from foundation.rpc import paging
 from foundation.rpc.call import ServicerContext
-from foundation.rpc.times import moment
+from foundation.rpc.times import moment, stamp
 from services.registry.schedules.book import Past, ScheduleBook
 from services.registry.schedules.schedule import Key, Schedule
 from tieline.registry.v1 import schedules_pb2 as pb
@@ -100,8 +100,4 @@ def _told(one: Schedule) -> pb.Schedule:
 
 
 def _stamp(value: datetime | None) -> Timestamp | None:
-    if value is None:
-        return None
-    stamp = Timestamp()
-    stamp.FromDatetime(value.astimezone(UTC))
-    return stamp
+    return None if value is None else stamp(value)
